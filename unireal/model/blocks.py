@@ -1,0 +1,132 @@
+"""CogVideoX's transformer block on one packed sequence.
+
+Parameter names and shapes are CogVideoX's (diffusers CogVideoXBlock), so that its weights load unchanged. New here:
+explicit positions, a modulation per segment instead of one per sample, and an optional key/value memory.
+
+Axes: B batch, N tokens, D model width, S segments, T width of the time embedding, E width of an attention head.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from diffusers.models.attention import FeedForward
+from torch import nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from unireal.model.embeddings import apply_rotary
+from unireal.model.packing import PackedSequence, Segment
+
+Rotary = tuple[torch.Tensor, torch.Tensor] | None
+
+# Up to this many tokens, plain matmul-softmax-matmul trains about 3x faster than SDPA on a CPU (benchmarks/attention.py)
+_SHORT = 512
+
+
+class KeyValueMemory(Protocol):
+    """What acceleration plugs into attention: it sees every layer's new keys and values and says what to attend to."""
+
+    def exchange(
+        self, layer: int, key: torch.Tensor, value: torch.Tensor, rotary: Rotary
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Takes keys (after QK norm, before rotation) and values (B, heads, N, E) of the tokens that are computed;
+        returns rotated keys and values (B, heads, M, E) that the queries attend to."""
+
+
+def attend(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, keys: torch.Tensor | None = None
+) -> torch.Tensor:
+    """softmax(q k / sqrt(E)) v for (B, heads, N, E); `keys` bool (B, M) is False where a key must not be seen."""
+    if query.device.type != "cpu" or max(query.shape[2], key.shape[2]) > _SHORT:
+        return scaled_dot_product_attention(query, key, value, None if keys is None else keys[:, None, None])
+    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)  # (B, heads, N, M)
+    if keys is not None:
+        scores = scores.masked_fill(~keys[:, None, None], torch.finfo(scores.dtype).min)
+    return scores.softmax(dim=-1) @ value
+
+
+class Attention(nn.Module):
+    """Full self-attention with normalised queries and keys."""
+
+    def __init__(self, dim: int, num_heads: int, head_dim: int, bias: bool):
+        super().__init__()
+        self.num_heads = num_heads
+        inner = num_heads * head_dim
+        self.to_q = nn.Linear(dim, inner, bias=bias)
+        self.to_k = nn.Linear(dim, inner, bias=bias)
+        self.to_v = nn.Linear(dim, inner, bias=bias)
+        self.norm_q = nn.LayerNorm(head_dim, eps=1e-6)
+        self.norm_k = nn.LayerNorm(head_dim, eps=1e-6)
+        self.to_out = nn.ModuleList([nn.Linear(inner, dim)])
+
+    def forward(
+        self, x: torch.Tensor, sequence: PackedSequence, layer: int, memory: KeyValueMemory | None
+    ) -> torch.Tensor:
+        query, key, value = (
+            proj(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for proj in (self.to_q, self.to_k, self.to_v)
+        )  # (B, heads, N, E)
+        query, key = self.norm_q(query), self.norm_k(key)
+        rotary = sequence.rotary
+        if rotary is not None:
+            query = apply_rotary(query, rotary)
+        if memory is not None:
+            key, value = memory.exchange(layer, key, value, rotary)
+        elif rotary is not None:
+            key = apply_rotary(key, rotary)
+
+        condition = sequence.num_condition if sequence.isolated else 0
+        keys = sequence.keys if sequence.keys is None or sequence.keys.shape[1] == key.shape[2] else None
+        out = attend(query[:, :, condition:], key, value, keys)
+        if condition:  # text and input frames see only each other, whatever the results are
+            seen = None if keys is None else keys[:, :condition]
+            among = attend(query[:, :, :condition], key[:, :, :condition], value[:, :, :condition], seen)
+            out = torch.cat([among, out], dim=2)
+        return self.to_out[0](out.transpose(1, 2).flatten(2))  # (B, N, D)
+
+
+class LayerNormZero(nn.Module):
+    """adaLN-zero with a shift, scale and gate per segment; text has its own half of the projection."""
+
+    def __init__(self, time_dim: int, dim: int, eps: float):
+        super().__init__()
+        self.linear = nn.Linear(time_dim, 6 * dim)
+        self.norm = nn.LayerNorm(dim, eps=eps)
+
+    def forward(
+        self, x: torch.Tensor, temb: torch.Tensor, segments: tuple[Segment, ...]
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        visual, text = self.linear(nn.functional.silu(temb)).chunk(2, dim=-1)  # (B, S, 3D) each
+        parts, gates = [], []
+        for part, segment in zip(self.norm(x).split([s.length for s in segments], dim=1), segments, strict=True):
+            row = (text if segment.kind == "text" else visual)[:, segment.time, None]  # (B, 1, 3D)
+            shift, scale, gate = row.chunk(3, dim=-1)
+            parts.append(part * (1 + scale) + shift)
+            gates.append(gate)
+        return torch.cat(parts, dim=1), gates
+
+
+def gated(update: torch.Tensor, gates: list[torch.Tensor], segments: tuple[Segment, ...]) -> torch.Tensor:
+    """Multiplies every segment of (B, N, D) by its gate (B, 1, D)."""
+    parts = update.split([s.length for s in segments], dim=1)
+    return torch.cat([gate * part for gate, part in zip(gates, parts, strict=True)], dim=1)
+
+
+class UniRealBlock(nn.Module):
+    """One block; text and visual tokens share attention and feed-forward."""
+
+    def __init__(self, dim: int, num_heads: int, head_dim: int, time_dim: int, attention_bias: bool, eps: float):
+        super().__init__()
+        self.norm1 = LayerNormZero(time_dim, dim, eps)
+        self.attn1 = Attention(dim, num_heads, head_dim, attention_bias)
+        self.norm2 = LayerNormZero(time_dim, dim, eps)
+        self.ff = FeedForward(dim, activation_fn="gelu-approximate")
+
+    def forward(
+        self, hidden_states: torch.Tensor, sequence: PackedSequence, layer: int, memory: KeyValueMemory | None = None
+    ) -> torch.Tensor:
+        segments = sequence.segments
+        x, gates = self.norm1(hidden_states, sequence.temb, segments)  # (B, N, D)
+        hidden_states = hidden_states + gated(self.attn1(x, sequence, layer, memory), gates, segments)  # (B, N, D)
+        x, gates = self.norm2(hidden_states, sequence.temb, segments)  # (B, N, D)
+        return hidden_states + gated(self.ff(x), gates, segments)  # (B, N, D)

@@ -1,0 +1,100 @@
+"""Prompts to features: a T5 encoder whose tokenizer knows IMG1.. and RES1.. (UniReal, section 3.1).
+
+A large T5 stays frozen and its features are cached per prompt; the tiny T5 is trained jointly and never cached.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedTokenizerBase, T5EncoderModel
+
+from unireal.prompts import referring_words
+
+_CACHE_SIZE = 4096
+
+
+@dataclass(frozen=True)
+class TextFeatures:
+    """features: (B, L, D); mask: bool (B, L), False for padding; referring: int64 (B, L), 1 + index of the image that
+    a token names (IMG1.., then RES1..), else 0."""
+
+    features: torch.Tensor
+    mask: torch.Tensor
+    referring: torch.Tensor
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> TextFeatures:
+        return TextFeatures(self.features.to(device, dtype), self.mask.to(device), self.referring.to(device))
+
+
+def add_referring_tokens(tokenizer: PreTrainedTokenizerBase, model: T5EncoderModel, max_inputs: int, max_results: int):
+    """Adds IMGk and RESk to a tokenizer as special tokens and grows the model's embedding by their rows."""
+    words = referring_words(max_inputs, max_results)
+    tokenizer.add_special_tokens({"additional_special_tokens": words}, replace_extra_special_tokens=False)
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+
+
+class TextEncoder:
+    """Tokenizer and T5 as one function of prompts.
+
+    max_length: tokens that a prompt is cut to; pad_to_max pads to it always, as CogVideoX was trained.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        model: T5EncoderModel,
+        max_length: int,
+        max_inputs: int,
+        max_results: int,
+        pad_to_max: bool = False,
+    ):
+        self.tokenizer, self.model, self.max_length, self.pad_to_max = tokenizer, model, max_length, pad_to_max
+        ids = tokenizer.convert_tokens_to_ids(referring_words(max_inputs, max_results))
+        if None in ids or tokenizer.unk_token_id in ids:
+            raise ValueError("the tokenizer lacks IMG and RES tokens; call unireal.model.text_encoder.add_referring_tokens")
+        self._referring = {token: i + 1 for i, token in enumerate(ids)}
+        self._cache: OrderedDict[str, TextFeatures] = OrderedDict()
+
+    def tokenize(self, prompts: list[str]) -> dict[str, torch.Tensor]:
+        """input_ids, attention_mask and referring, int64 (B, L) each."""
+        tokens = self.tokenizer(
+            prompts,
+            padding="max_length" if self.pad_to_max else "longest",
+            max_length=self.max_length,
+            truncation=True,
+            return_tensors="pt",
+        )
+        ids = tokens["input_ids"]
+        referring = torch.zeros_like(ids)
+        for token, index in self._referring.items():
+            referring[ids == token] = index
+        return {"input_ids": ids, "attention_mask": tokens["attention_mask"], "referring": referring}
+
+    def encode_tokens(self, tokens: dict[str, torch.Tensor]) -> TextFeatures:
+        """Features of tokenized prompts, with gradients if they are enabled."""
+        ids, mask = tokens["input_ids"].to(self.model.device), tokens["attention_mask"].to(self.model.device)
+        features = self.model(input_ids=ids, attention_mask=mask).last_hidden_state  # (B, L, D)
+        # CogVideoX attends to its padding: there is no mask when everything is padded to one length
+        seen = torch.ones_like(mask, dtype=torch.bool) if self.pad_to_max else mask.bool()
+        return TextFeatures(features, seen, tokens["referring"].to(ids.device))
+
+    @torch.no_grad()
+    def __call__(self, prompts: list[str]) -> TextFeatures:
+        """Features of prompts without gradients; a frozen model's are cached when all have one length."""
+        if not self.pad_to_max or self.model.training:
+            return self.encode_tokens(self.tokenize(prompts))
+        new = [p for p in dict.fromkeys(prompts) if p not in self._cache]
+        if new:
+            fresh = self.encode_tokens(self.tokenize(new))
+            for i, prompt in enumerate(new):
+                self._cache[prompt] = TextFeatures(
+                    fresh.features[i : i + 1], fresh.mask[i : i + 1], fresh.referring[i : i + 1]
+                )
+        rows = [self._cache[p] for p in prompts]
+        while len(self._cache) > _CACHE_SIZE:
+            self._cache.popitem(last=False)
+        return TextFeatures(*(torch.cat([getattr(r, f) for r in rows]) for f in ("features", "mask", "referring")))

@@ -1,0 +1,275 @@
+"""UniReal's diffusion transformer: every image is a frame of one sequence (UniReal, section 3.1 and figure 2).
+
+The forward pass has three stages that acceleration may call one by one: `pack` (embed everything into one sequence),
+`run` (the blocks) and `head` (result tokens to latent frames).
+
+Axes: B batch, K input frames, R result frames, L text tokens, N all tokens, D width, C latent channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
+from diffusers.loaders import PeftAdapterMixin
+from diffusers.models.cache_utils import CacheMixin
+from diffusers.models.embeddings import TimestepEmbedding, Timesteps
+from diffusers.models.modeling_utils import ModelMixin
+from torch import nn
+
+from unireal.model.blocks import KeyValueMemory, UniRealBlock
+from unireal.model.embeddings import (
+    PatchEmbed,
+    frame_positions,
+    frame_times,
+    rotary_embedding,
+    sincos_embedding,
+)
+from unireal.model.packing import PackedSequence, Segment, unpatchify
+from unireal.sample import Role
+
+TRAIN_STEPS = 1000  # the time embedding's unit: t in 0..1 is embedded as 0..1000, as in diffusers
+
+# diffusers' own caches (FirstBlockCache, MagCache, ...) need to know what a block returns
+TransformerBlockRegistry.register(
+    UniRealBlock, TransformerBlockMetadata(return_hidden_states_index=0, return_encoder_hidden_states_index=None)
+)
+
+
+class OutputNorm(nn.Module):
+    """The last modulation, per result frame; parameters as in diffusers' AdaLayerNorm."""
+
+    def __init__(self, time_dim: int, dim: int, eps: float):
+        super().__init__()
+        self.linear = nn.Linear(time_dim, 2 * dim)
+        self.norm = nn.LayerNorm(dim, eps=eps)
+
+    def forward(self, x: torch.Tensor, temb: torch.Tensor, segments: tuple[Segment, ...]) -> torch.Tensor:
+        shift, scale = self.linear(nn.functional.silu(temb)).chunk(2, dim=-1)  # (B, S, D) each
+        parts = self.norm(x).split([s.length for s in segments], dim=1)
+        rows = [s.time for s in segments]
+        return torch.cat([p * (1 + scale[:, r, None]) + shift[:, r, None] for p, r in zip(parts, rows)], dim=1)
+
+
+class UniRealTransformer(ModelMixin, ConfigMixin, CacheMixin, PeftAdapterMixin):
+    """
+    num_layers, num_attention_heads, attention_head_dim: the stack; width D = heads * head_dim.
+    in_channels:    latent channels of a frame; patch_size: latent pixels along a token's side.
+    text_embed_dim: width of the text encoder's features; max_text_length: tokens that a prompt is cut to.
+    time_embed_dim: width of the time embedding.
+    position_embedding: "rotary" (CogVideoX-5B) or "sincos" (CogVideoX-2B); rope_theta, spatial_interpolation_scale and
+        temporal_interpolation_scale belong to them.
+    max_inputs, max_results: sizes of the index tables, so how many IMGk and RESk there are.
+    frame_span:     number of temporal positions that inputs and results are laid out in (13 in CogVideoX).
+    condition_attention: "full" (the paper) or "isolated": text and input frames do not attend to result frames and are
+        modulated at t = 0, so that their keys and values are the same in every denoising step.
+    prediction_type: what `forward` returns: "velocity" (noise - x0) or "sample" (x0).
+    """
+
+    _supports_gradient_checkpointing = True
+    _no_split_modules = ["UniRealBlock"]
+    _repeated_blocks = ["UniRealBlock"]
+    _skip_layerwise_casting_patterns = ["patch_embed", "norm", "role_embedding", "index_embedding"]
+
+    @register_to_config
+    def __init__(
+        self,
+        num_layers: int = 30,
+        num_attention_heads: int = 30,
+        attention_head_dim: int = 64,
+        in_channels: int = 16,
+        patch_size: int = 2,
+        text_embed_dim: int = 4096,
+        max_text_length: int = 226,
+        time_embed_dim: int = 512,
+        attention_bias: bool = True,
+        norm_eps: float = 1e-5,
+        flip_sin_to_cos: bool = True,
+        freq_shift: float = 0,
+        position_embedding: Literal["rotary", "sincos"] = "rotary",
+        rope_theta: float = 10000.0,
+        spatial_interpolation_scale: float = 1.0,
+        temporal_interpolation_scale: float = 1.0,
+        max_inputs: int = 8,
+        max_results: int = 8,
+        frame_span: int = 13,
+        condition_attention: Literal["full", "isolated"] = "full",
+        prediction_type: Literal["velocity", "sample"] = "velocity",
+    ):
+        super().__init__()
+        if attention_head_dim % 16:
+            raise ValueError(f"attention_head_dim must be a multiple of 16 (3D positions), got {attention_head_dim}")
+        dim = num_attention_heads * attention_head_dim
+        self.patch_embed = PatchEmbed(patch_size, in_channels, dim, text_embed_dim)
+        self.time_proj = Timesteps(dim, flip_sin_to_cos, freq_shift)
+        self.time_embedding = TimestepEmbedding(dim, time_embed_dim)
+        self.role_embedding = nn.Embedding(len(Role), dim)
+        self.index_embedding = nn.Embedding(max_inputs + max_results, dim)  # IMG1.., then RES1..
+        self.transformer_blocks = nn.ModuleList(
+            UniRealBlock(dim, num_attention_heads, attention_head_dim, time_embed_dim, attention_bias, norm_eps)
+            for _ in range(num_layers)
+        )
+        self.norm_final = nn.LayerNorm(dim, eps=norm_eps)
+        self.norm_out = OutputNorm(time_embed_dim, dim, norm_eps)
+        self.proj_out = nn.Linear(dim, patch_size * patch_size * in_channels)
+        self.gradient_checkpointing = False
+        self.initialize_weights()
+
+    def initialize_weights(self) -> None:
+        """| parameter                    | start                                                   |
+        |------------------------------|---------------------------------------------------------|
+        | linear layers, patches       | Xavier uniform, bias 0                                  |
+        | modulation, output           | 0: every block is the identity, the output 0 (DiT)      |
+        | role and index embeddings    | normal 0.02 (0 after a warm start, so that step 0 is the prior) |
+        """
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Conv2d):
+                nn.init.xavier_uniform_(module.weight.flatten(1))
+                nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)
+        for block in self.transformer_blocks:
+            nn.init.zeros_(block.norm1.linear.weight)
+            nn.init.zeros_(block.norm2.linear.weight)
+        for layer in (self.norm_out.linear, self.proj_out):
+            nn.init.zeros_(layer.weight)
+
+    def forward(
+        self,
+        hidden_states: Sequence[torch.Tensor],
+        timestep: torch.Tensor,
+        encoder_hidden_states: torch.Tensor,
+        condition: Sequence[torch.Tensor] = (),
+        roles: torch.Tensor | None = None,
+        encoder_attention_mask: torch.Tensor | None = None,
+        referring: torch.Tensor | None = None,
+        memory: KeyValueMemory | None = None,
+    ) -> list[torch.Tensor]:
+        """
+        hidden_states: R noisy latent result frames (B, C, H, W); H and W multiples of the patch size; sizes may differ.
+        timestep:      float (B,) or, one per result frame, (B, R); 0 is clean, 1 is noise.
+        encoder_hidden_states: (B, L, text_embed_dim); encoder_attention_mask: bool (B, L), False for padding.
+        condition:     K clean latent input frames (B, C, H, W).
+        roles:         int64 (B, K), indices of unireal.sample.Role.
+        referring:     int64 (B, L), 1 + index of the image that a text token names (IMG1.., then RES1..), else 0.
+
+        Returns R tensors shaped like hidden_states: the velocity or the clean latents, by config.prediction_type.
+        Raises ValueError if there are more frames than the index tables hold.
+        """
+        sequence = self.pack(
+            hidden_states, timestep, encoder_hidden_states, condition, roles, encoder_attention_mask, referring
+        )
+        tokens = self.run(sequence, memory)  # (B, N, D)
+        return self.head(tokens[:, sequence.num_condition :], sequence, [f.shape[-2:] for f in hidden_states])
+
+    def pack(
+        self,
+        hidden_states: Sequence[torch.Tensor],
+        timestep: torch.Tensor,
+        encoder_hidden_states: torch.Tensor,
+        condition: Sequence[torch.Tensor] = (),
+        roles: torch.Tensor | None = None,
+        encoder_attention_mask: torch.Tensor | None = None,
+        referring: torch.Tensor | None = None,
+    ) -> PackedSequence:
+        """Embeds text and frames into one sequence; arguments as in `forward`."""
+        config, isolated = self.config, self.config.condition_attention == "isolated"
+        self._check_frames(len(condition), len(hidden_states), roles)
+        frames = [*condition, *hidden_states]
+        grids = [(f.shape[-2] // config.patch_size, f.shape[-1] // config.patch_size) for f in frames]
+        times = frame_times(len(condition), len(hidden_states), config.frame_span)
+        positions = frame_positions(times, grids).to(frames[0].device)  # (N - L, 3)
+
+        visual = self._embed_frames(frames, len(condition), roles)  # list of (B, n, D)
+        if config.position_embedding == "sincos":
+            scales = config.spatial_interpolation_scale, config.temporal_interpolation_scale
+            table = sincos_embedding(positions, visual[0].shape[-1], *scales).to(visual[0].dtype)
+            visual = [v + p for v, p in zip(visual, table.split([v.shape[1] for v in visual]), strict=True)]
+        text = self.patch_embed.text_proj(encoder_hidden_states)  # (B, L, D)
+        if referring is not None:
+            table = nn.functional.pad(self.index_embedding.weight, (0, 0, 1, 0))  # row 0: names nothing
+            text = text + table[referring]
+
+        segments, temb = self._times(timestep, text.shape[1], [v.shape[1] for v in visual], len(condition), isolated)
+        num_visual = positions.shape[0]
+        keys = encoder_attention_mask
+        return PackedSequence(
+            tokens=torch.cat([text, *visual], dim=1),
+            segments=segments,
+            temb=temb.to(text.dtype),
+            rotary=self._rotary(positions, text.shape[1]) if config.position_embedding == "rotary" else None,
+            keys=None if keys is None else nn.functional.pad(keys.bool(), (0, num_visual), value=True),
+            isolated=isolated,
+        )
+
+    def run(self, sequence: PackedSequence, memory: KeyValueMemory | None = None) -> torch.Tensor:
+        """All blocks: tokens (B, N, D) -> (B, N, D)."""
+        x = sequence.tokens
+        for layer, block in enumerate(self.transformer_blocks):
+            if torch.is_grad_enabled() and self.gradient_checkpointing:
+                x = self._gradient_checkpointing_func(block, x, sequence, layer, memory)  # (B, N, D)
+            else:
+                x = block(x, sequence, layer, memory)  # (B, N, D)
+        return x
+
+    def head(
+        self, tokens: torch.Tensor, sequence: PackedSequence, sizes: Sequence[tuple[int, int]]
+    ) -> list[torch.Tensor]:
+        """Result tokens (B, M, D) to latent frames (B, C, H, W) of the given latent sizes."""
+        segments = tuple(s for s in sequence.segments if s.kind == "result")
+        x = self.norm_out(self.norm_final(tokens), sequence.temb, segments)  # (B, M, D)
+        x = self.proj_out(x)  # (B, M, C*p*p)
+        patch = self.config.patch_size
+        grids = [(h // patch, w // patch) for h, w in sizes]
+        parts = x.split([h * w for h, w in grids], dim=1)
+        return [unpatchify(p, g, self.config.in_channels, patch) for p, g in zip(parts, grids, strict=True)]
+
+    def _check_frames(self, num_inputs: int, num_results: int, roles: torch.Tensor | None) -> None:
+        for what, have, limit in (
+            ("input", num_inputs, self.config.max_inputs),
+            ("result", num_results, self.config.max_results),
+        ):
+            if have > limit:
+                raise ValueError(f"{have} {what} frames given, but this model's index table holds {limit}; give fewer")
+        if num_inputs and (roles is None or roles.shape[1] != num_inputs):
+            got = None if roles is None else tuple(roles.shape)
+            raise ValueError(f"roles must be (B, {num_inputs}) for {num_inputs} input frames, got {got}")
+
+    def _embed_frames(
+        self, frames: list[torch.Tensor], num_inputs: int, roles: torch.Tensor | None
+    ) -> list[torch.Tensor]:
+        tokens = []
+        for i, frame in enumerate(frames):
+            is_input = i < num_inputs
+            role = roles[:, i] if is_input else torch.full((1,), Role.RESULT.index, device=frame.device)
+            index = i if is_input else self.config.max_inputs + i - num_inputs
+            label = self.role_embedding(role)[:, None] + self.index_embedding.weight[index]  # (B or 1, 1, D)
+            tokens.append(self.patch_embed(frame) + label)  # (B, n, D)
+        return tokens
+
+    def _times(
+        self, timestep: torch.Tensor, text_length: int, lengths: list[int], num_inputs: int, isolated: bool
+    ) -> tuple[tuple[Segment, ...], torch.Tensor]:
+        """Segments and time embeddings (B, 1 + times of results, T); row 0 is t = 0, the inputs' own time."""
+        steps = timestep if timestep.ndim == 2 else timestep[:, None]  # (B, 1 or R)
+        steps = torch.cat([torch.zeros_like(steps[:, :1]), steps], dim=1) * TRAIN_STEPS
+        temb = self.time_proj(steps.flatten()).to(self.patch_embed.proj.weight.dtype)
+        temb = self.time_embedding(temb).unflatten(0, steps.shape)
+        inputs, results = sum(lengths[:num_inputs]), lengths[num_inputs:]
+        segments = [Segment("text", text_length, 0 if isolated else 1)]
+        if inputs:
+            segments.append(Segment("input", inputs, 0))
+        if timestep.ndim == 2:
+            segments += [Segment("result", length, 1 + i) for i, length in enumerate(results)]
+        else:
+            segments.append(Segment("result", sum(results), 1))
+        return tuple(segments), temb
+
+    def _rotary(self, positions: torch.Tensor, text_length: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Angles of the whole sequence; text is not turned."""
+        cos, sin = rotary_embedding(positions, self.config.attention_head_dim, self.config.rope_theta)
+        cos = torch.cat([cos.new_ones(text_length, cos.shape[1]), cos])
+        return cos, torch.cat([sin.new_zeros(text_length, sin.shape[1]), sin])

@@ -1,0 +1,62 @@
+"""Frames to latents and back. Every frame is encoded on its own, never as a clip: a video VAE would mix or compress
+neighbouring frames, but ours may differ in everything (iMontage, arXiv 2511.20635).
+"""
+
+from __future__ import annotations
+
+import torch
+from diffusers import AutoencoderDC, AutoencoderKL, AutoencoderKLCogVideoX
+
+from unireal.model.packing import pad_to_multiple
+
+VAE = AutoencoderKL | AutoencoderKLCogVideoX | AutoencoderDC
+
+
+class FrameCodec:
+    """A diffusers VAE for single frames.
+
+    vae: an image VAE, or CogVideoX's video VAE, which encodes one frame to exactly one latent frame; None works on
+         pixels (the baseline that the tiny VAE was compared with).
+    patch_size: latent pixels along a token's side; frames are padded so that they divide.
+    """
+
+    def __init__(self, vae: VAE | None, patch_size: int):
+        self.vae = vae
+        self.video = isinstance(vae, AutoencoderKLCogVideoX)
+        config = {} if vae is None else vae.config
+        self.scale = config.get("scaling_factor") or 1.0
+        self.shift = config.get("shift_factor") or 0.0
+        self.factor = 1 if vae is None else _spatial_factor(vae)
+        self.multiple = self.factor * patch_size
+
+    @torch.no_grad()
+    def encode(self, frame: torch.Tensor) -> torch.Tensor:
+        """Frame (B, 3, H, W) in -1..1 to latents (B, C, h, w) of about unit variance; padded to whole tokens."""
+        frame = pad_to_multiple(frame, self.multiple)
+        if self.vae is None:
+            return frame
+        frame = frame.to(self.vae.dtype)
+        encoded = self.vae.encode(frame[:, :, None] if self.video else frame)  # (B, C, [1,] h, w)
+        latent = encoded.latent if hasattr(encoded, "latent") else encoded.latent_dist.mode()
+        latent = latent[:, :, 0] if self.video else latent
+        return (latent - self.shift) * self.scale
+
+    def decode(self, latent: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        """Latents (B, C, h, w) to a frame (B, 3, H, W) in -1..1, cropped to size (H, W)."""
+        height, width = size
+        if self.vae is None:
+            return latent[..., :height, :width]
+        latent = (latent / self.scale + self.shift).to(self.vae.dtype)
+        frame = self.vae.decode(latent[:, :, None] if self.video else latent).sample
+        frame = frame[:, :, 0] if self.video else frame
+        return frame[..., :height, :width]
+
+    def latent_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Latent (h, w) of a frame of (H, W) pixels, padding included."""
+        return tuple(-(-side // self.multiple) * self.multiple // self.factor for side in size)
+
+
+def _spatial_factor(vae: VAE) -> int:
+    if isinstance(vae, AutoencoderDC):
+        return 2 ** (len(vae.config.encoder_block_out_channels) - 1)
+    return 2 ** (len(vae.config.block_out_channels) - 1)
