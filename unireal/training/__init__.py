@@ -1,0 +1,1 @@
+"""Training: the autoencoder of the tiny model, and the transformer with its text encoder (accelerate)."""
