@@ -1,0 +1,127 @@
+"""Named model sizes, and how names are looked up."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+T = TypeVar("T")
+
+
+def lookup(table: Mapping[str, T], name: str, what: str) -> T:
+    """table[name]; raises ValueError with the nearest name for an unknown one."""
+    if name in table:
+        return table[name]
+    close = difflib.get_close_matches(name, table, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"choose from: {', '.join(table)}"
+    raise ValueError(f"unknown {what} {name!r}; {hint}")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A model to be built from nothing.
+
+    transformer: arguments of UniRealTransformer; its text_embed_dim, in_channels and max_text_length follow from the rest.
+    text:        arguments of transformers' T5Config for a T5 that is trained jointly, or a hub id of a frozen one.
+    vae:         a folder or hub id of a diffusers VAE, or None to work on pixels.
+    native_size: (H, W) in pixels that the model is trained at, the default size of tasks without a canvas.
+    """
+
+    transformer: dict[str, Any]
+    text: dict[str, Any] | str
+    vae: str | None
+    native_size: tuple[int, int] = (64, 64)
+    max_text_length: int = 64
+    vae_class: Literal["AutoencoderDC", "AutoencoderKL", "AutoencoderKLCogVideoX"] = "AutoencoderDC"
+
+
+_TINY_TEXT = {
+    "d_model": 192,
+    "d_kv": 48,
+    "d_ff": 512,
+    "num_layers": 3,
+    "num_heads": 4,
+    "feed_forward_proj": "gated-gelu",
+    "dropout_rate": 0.0,
+}
+
+MODELS: dict[str, ModelConfig] = {
+    "debug": ModelConfig(
+        transformer={
+            "num_layers": 2,
+            "num_attention_heads": 2,
+            "attention_head_dim": 16,
+            "patch_size": 8,
+            "in_channels": 3,
+            "time_embed_dim": 16,
+            "prediction_type": "sample",
+        },
+        text=_TINY_TEXT | {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 1, "num_heads": 2},
+        vae=None,
+    ),
+    "tiny": ModelConfig(
+        transformer={
+            "num_layers": 8,
+            "num_attention_heads": 4,
+            "attention_head_dim": 64,
+            "patch_size": 1,
+            "in_channels": 32,
+            "time_embed_dim": 64,
+            "prediction_type": "sample",
+        },
+        text=_TINY_TEXT,
+        vae="unireal/checkpoints/unireal-tiny/vae",
+    ),
+    "tiny-pixel": ModelConfig(
+        transformer={
+            "num_layers": 8,
+            "num_attention_heads": 4,
+            "attention_head_dim": 64,
+            "patch_size": 8,
+            "in_channels": 3,
+            "time_embed_dim": 64,
+            "prediction_type": "sample",
+        },
+        text=_TINY_TEXT,
+        vae=None,
+    ),
+    "2b": ModelConfig(
+        transformer={
+            "num_layers": 30,
+            "num_attention_heads": 30,
+            "attention_head_dim": 64,
+            "patch_size": 2,
+            "in_channels": 16,
+            "attention_bias": True,
+            "position_embedding": "sincos",
+            "spatial_interpolation_scale": 1.875,
+        },
+        text="google/t5-v1_1-xxl",
+        vae="zai-org/CogVideoX-2b",
+        native_size=(256, 256),
+        max_text_length=226,
+        vae_class="AutoencoderKLCogVideoX",
+    ),
+    "5b": ModelConfig(
+        transformer={
+            "num_layers": 42,
+            "num_attention_heads": 48,
+            "attention_head_dim": 64,
+            "patch_size": 2,
+            "in_channels": 16,
+            "attention_bias": True,
+        },
+        text="google/t5-v1_1-xxl",
+        vae="zai-org/CogVideoX-5b",
+        native_size=(256, 256),
+        max_text_length=226,
+        vae_class="AutoencoderKLCogVideoX",
+    ),
+}
+
+
+def get_model(name: str) -> ModelConfig:
+    """The model size of that name. Raises ValueError with the nearest name for an unknown one."""
+    return lookup(MODELS, name, "model size")

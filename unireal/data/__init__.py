@@ -1,0 +1,1 @@
+"""Training data: Parquet records, weighted mixtures of data sets, and batches of one layout."""

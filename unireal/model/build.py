@@ -1,0 +1,91 @@
+"""Makes a model from its named size: transformer, text encoder with tokenizer, and autoencoder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import diffusers
+import torch
+from torch import nn
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, T5Config, T5EncoderModel, T5TokenizerFast
+
+from unireal.config import ModelConfig
+from unireal.model.text_encoder import TextEncoder, add_referring_tokens
+from unireal.model.transformer import UniRealTransformer
+from unireal.model.vae import VAE, FrameCodec
+from unireal.prompts import CONTEXT_KEYWORDS
+
+
+@dataclass
+class Components:
+    """What a pipeline is made of. vae is None for a model that works on pixels."""
+
+    transformer: UniRealTransformer
+    text_encoder: T5EncoderModel
+    tokenizer: PreTrainedTokenizerBase
+    vae: VAE | None
+
+    @property
+    def text(self) -> TextEncoder:
+        config = self.transformer.config
+        frozen = not any(p.requires_grad for p in self.text_encoder.parameters())
+        return TextEncoder(
+            self.tokenizer,
+            self.text_encoder,
+            config.max_text_length,
+            config.max_inputs,
+            config.max_results,
+            pad_to_max=frozen and config.max_text_length == 226,
+        )
+
+    @property
+    def codec(self) -> FrameCodec:
+        return FrameCodec(self.vae, self.transformer.config.patch_size)
+
+    @property
+    def trainable(self) -> nn.ModuleDict:
+        """The parts that training changes; a frozen text encoder is not among them."""
+        parts: dict[str, nn.Module] = {"transformer": self.transformer}
+        if any(p.requires_grad for p in self.text_encoder.parameters()):
+            parts["text_encoder"] = self.text_encoder
+        return nn.ModuleDict(parts)
+
+
+def build(config: ModelConfig, vocabulary: list[str], seed: int = 0) -> Components:
+    """Fresh weights, but for a frozen text encoder and the VAE, which are loaded.
+
+    vocabulary: the words of a jointly trained text encoder's tokenizer (see `word_tokenizer`).
+    """
+    torch.manual_seed(seed)
+    limits = {"max_inputs": 8, "max_results": 8} | {k: v for k, v in config.transformer.items() if k.startswith("max_")}
+    if isinstance(config.text, str):
+        tokenizer = AutoTokenizer.from_pretrained(config.text)
+        text_encoder = T5EncoderModel.from_pretrained(config.text, use_safetensors=True).requires_grad_(False)
+    else:
+        tokenizer = word_tokenizer(vocabulary)
+        text_encoder = T5EncoderModel(T5Config(vocab_size=len(tokenizer), **config.text))
+    add_referring_tokens(tokenizer, text_encoder, limits["max_inputs"], limits["max_results"])
+    transformer = UniRealTransformer(
+        **config.transformer,
+        text_embed_dim=text_encoder.config.d_model,
+        max_text_length=config.max_text_length,
+    )
+    vae = None
+    if config.vae is not None:
+        vae_class = getattr(diffusers, config.vae_class)
+        subfolder = "vae" if config.vae_class == "AutoencoderKLCogVideoX" else None
+        vae = vae_class.from_pretrained(config.vae, subfolder=subfolder, use_safetensors=True).requires_grad_(False)
+    return Components(transformer, text_encoder, tokenizer, vae)
+
+
+def word_tokenizer(words: list[str]) -> T5TokenizerFast:
+    """A T5 tokenizer whose pieces are the given words and, for all else, single characters.
+
+    Words score above their characters, so that a known word is one token.
+    """
+    known = sorted({*words, *(w for keyword in CONTEXT_KEYWORDS for w in keyword.split())})
+    letters = [chr(c) for c in range(33, 127)]
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -4.0)]
+    pieces += [(letter, -8.0) for letter in letters]
+    pieces += [(f"▁{word}", -2.0) for word in known]
+    return T5TokenizerFast(vocab=pieces, extra_ids=0, additional_special_tokens=[])

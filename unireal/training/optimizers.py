@@ -1,0 +1,28 @@
+"""Optimizers and the learning rate's course."""
+
+from __future__ import annotations
+
+from torch import nn, optim
+
+from unireal.experiments import OptimizerConfig
+
+
+def make_optimizers(parts: nn.ModuleDict, config: OptimizerConfig) -> list[optim.Optimizer]:
+    """AdamW, and Muon (torch.optim.Muon) for the attention and feed-forward matrices of the transformer's blocks."""
+    matrices, rest = [], []
+    for name, parameter in parts.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        hidden = "transformer_blocks" in name and (".attn1.to_" in name or ".ff." in name) and parameter.ndim == 2
+        (matrices if hidden and config.muon_lr else rest).append(parameter)
+    adamw = optim.AdamW(rest, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=True)
+    if not matrices:
+        return [adamw]
+    return [adamw, optim.Muon(matrices, lr=config.muon_lr, weight_decay=config.weight_decay)]
+
+
+def learning_rate_factor(step: int, steps: int, config: OptimizerConfig) -> float:
+    """Linear warm-up, constant, linear decay to 0 over the last `decay` steps."""
+    rise = (step + 1) / config.warmup if config.warmup else 1.0
+    fall = (steps - step) / config.decay if config.decay else 1.0
+    return min(1.0, rise, fall)

@@ -1,0 +1,164 @@
+"""Pictures to frames, frames to tensors, and what tasks do to them before and after the model.
+
+Training and inference use the same functions, so that a model never sees at inference what it was not trained on.
+
+Axes: H, W rows and columns in pixels; B samples.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageFilter, ImageOps, UnidentifiedImageError
+
+from unireal.prompts import join
+from unireal.sample import Batch, Frame, Role, Sample
+
+HOLE = 127  # grey level of unknown pixels, as in the training data
+MAX_PIXELS = 64_000_000  # of a file; larger ones are taken for decompression bombs
+
+
+def load_image(source: str | Path | Image.Image, name: str = "image") -> np.ndarray:
+    """A picture as uint8 (H, W, 3) RGB: EXIF orientation applied, alpha laid over white, 16 bits scaled to 8.
+
+    name: what the picture is, for messages. Raises ValueError if it is missing, empty, truncated, no picture, or
+    larger than MAX_PIXELS.
+    """
+    if isinstance(source, Image.Image):
+        return _to_rgb(source)
+    path = Path(source)
+    if not path.is_file():
+        raise ValueError(f"{name} {str(path)!r} is not a file; give the path of a PNG, JPEG or other picture")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise ValueError(
+                        f"{name} {str(path)!r} has {image.width}x{image.height} pixels, the limit is {MAX_PIXELS}; "
+                        "make it smaller first"
+                    )
+                image.load()
+                return _to_rgb(image)
+    except (Image.DecompressionBombError, UnidentifiedImageError, OSError, SyntaxError) as error:
+        reason = "it is empty" if path.stat().st_size == 0 else str(error).split(" '")[0]
+        raise ValueError(f"{name} {str(path)!r} cannot be read as a picture ({reason}); give an intact file") from error
+
+
+def _to_rgb(image: Image.Image) -> np.ndarray:
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I") or image.mode == "F":  # 16 bits in one channel, or more
+        values = np.asarray(image, dtype=np.float64)
+        top = 65535 if values.max(initial=0) > 255 else 255
+        grey = np.clip(values / top * 255 + 0.5, 0, 255).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=2)
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return np.asarray(image.convert("RGB")).copy()
+
+
+def resize(image: np.ndarray, size: tuple[int, int], kind: str = "image") -> np.ndarray:
+    """uint8 (H, W, 3) at size (height, width); maps with sharp values are not interpolated."""
+    if image.shape[:2] == tuple(size):
+        return image
+    sharp = kind in ("mask", "segmentation", "layout", "drag")
+    how = Image.Resampling.NEAREST if sharp else Image.Resampling.LANCZOS
+    return np.asarray(Image.fromarray(image).resize((size[1], size[0]), how))
+
+
+def threshold(mask: np.ndarray) -> np.ndarray:
+    """A mask picture uint8 (H, W, 3), white inside, as bool (H, W)."""
+    return mask.mean(axis=2) > 127
+
+
+def mask_image(mask: np.ndarray) -> np.ndarray:
+    """bool (H, W) as uint8 (H, W, 3), white inside."""
+    return np.repeat(mask[..., None], 3, axis=2).astype(np.uint8) * 255
+
+
+def erase(canvas: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The canvas uint8 (H, W, 3) with the pixels of mask bool (H, W) unknown."""
+    return np.where(mask[..., None], np.uint8(HOLE), canvas)
+
+
+def expand(canvas: np.ndarray, borders: tuple[int, int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """The canvas grown by (left, top, right, bottom) unknown pixels, and bool (H, W) of what is unknown.
+
+    Raises ValueError for negative borders or none at all.
+    """
+    left, top, right, bottom = borders
+    if min(borders) < 0 or max(borders) == 0:
+        raise ValueError(f"expand takes left,top,right,bottom >= 0 pixels, at least one above 0, got {borders}")
+    pad = ((top, bottom), (left, right))
+    mask = np.pad(np.zeros(canvas.shape[:2], bool), pad, constant_values=True)
+    return np.pad(canvas, (*pad, (0, 0)), constant_values=HOLE), mask
+
+
+def paste_back(result: np.ndarray, canvas: np.ndarray, mask: np.ndarray, feather: int = 0) -> np.ndarray:
+    """The result inside the mask, the canvas bit for bit outside.
+
+    feather: pixels inside the mask's border over which the canvas fades out; 0 for a hard border.
+    """
+    inside = Image.fromarray(mask.astype(np.uint8) * 255)
+    steps = [np.asarray(inside, np.float32) / 255]
+    for _ in range(feather):
+        inside = inside.filter(ImageFilter.MinFilter(3))
+        steps.append(np.asarray(inside, np.float32) / 255)
+    alpha = np.mean(steps, axis=0)[..., None]  # (H, W, 1), 0 outside the mask
+    blended = (alpha * result + (1 - alpha) * canvas + 0.5).astype(np.uint8)
+    return np.where(mask[..., None], blended, canvas)
+
+
+def to_tensor(frame: Frame) -> torch.Tensor:
+    """float32 (3, H, W) in -1..1."""
+    if frame.image.dtype == np.uint16:
+        grey = torch.from_numpy(frame.image.astype(np.float32)) / 32767.5 - 1
+        return grey.expand(3, -1, -1).contiguous()
+    return torch.from_numpy(frame.image).permute(2, 0, 1).float() / 127.5 - 1
+
+
+def to_image(tensor: torch.Tensor) -> np.ndarray:
+    """(3, H, W) in -1..1 to uint8 (H, W, 3)."""
+    scaled = (tensor.float().clamp(-1, 1) + 1) * 127.5
+    return scaled.round().byte().permute(1, 2, 0).cpu().numpy()
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Samples of one layout as a batch. Raises ValueError if their layouts differ."""
+    layouts = {sample.layout for sample in samples}
+    if len(layouts) != 1:
+        raise ValueError(f"a batch has one layout, got {len(layouts)}; group samples with unireal.data.buckets")
+    first = samples[0]
+    return Batch(
+        inputs=[torch.stack([to_tensor(s.inputs[k]) for s in samples]) for k in range(len(first.inputs))],
+        results=[torch.stack([to_tensor(s.results[r]) for s in samples]) for r in range(len(first.results))],
+        roles=torch.tensor([[f.role.index for f in s.inputs] for s in samples], dtype=torch.long).view(len(samples), -1),
+        changed=torch.stack([_changed(s) for s in samples]),
+        prompts=[join(s.context, s.instruction) for s in samples],
+        tasks=[s.task for s in samples],
+    )
+
+
+def _changed(sample: Sample) -> torch.Tensor:
+    """float32 (1, H, W): where the first result differs from the canvas; inside a mask that is the result itself."""
+    result = sample.results[0]
+    if sample.mask is not None:
+        return torch.from_numpy(sample.mask).float()[None]
+    if result.kind == "mask":
+        return torch.from_numpy(threshold(result.image)).float()[None]
+    return torch.ones(1, *result.size)
+
+
+def resized(frame: Frame, size: tuple[int, int]) -> Frame:
+    """The frame at size (height, width)."""
+    return replace(frame, image=resize(frame.image, size, frame.kind))
+
+
+def as_frame(image: np.ndarray, role: Role, kind: str = "image") -> Frame:
+    return Frame(mask_image(threshold(image)) if kind == "mask" else image, role, kind)
