@@ -1,0 +1,37 @@
+"""Endless samples of the procedural world, addressed by number, for training."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from data_builders.world.recipes import RECIPES, world_sample
+from unireal.sample import Sample
+
+TEST_SEEDS = 1 << 40  # seeds from here on are for evaluation; training never reaches them
+
+
+class WorldStream:
+    """Sample number i, drawn by the recipes' weights.
+
+    recipes: which recipes, all by default; sizes: (H, W) of frames, one drawn per sample; seed: another seed, other
+    samples; photo_share: how many scenes have a photograph as background.
+    """
+
+    def __init__(
+        self,
+        seed: int = 0,
+        recipes: tuple[str, ...] | None = None,
+        sizes: tuple[tuple[int, int], ...] = ((64, 64),),
+        photo_share: float = 0.0,
+    ):
+        self.names = tuple(recipes or RECIPES)
+        weights = np.array([RECIPES[name].weight for name in self.names])
+        self.probabilities = weights / weights.sum()
+        self.seed, self.sizes, self.photo_share = seed, tuple(tuple(s) for s in sizes), photo_share
+
+    def __getitem__(self, number: int) -> Sample:
+        rng = np.random.default_rng((self.seed, number))
+        name = self.names[rng.choice(len(self.names), p=self.probabilities)]
+        size = self.sizes[rng.integers(len(self.sizes))]
+        seed = int(rng.integers(TEST_SEEDS))
+        return world_sample(name, seed, size, photo_share=self.photo_share)
