@@ -71,7 +71,7 @@ def render_asset(thing: Thing, size: tuple[int, int] = (32, 32)) -> np.ndarray:
 
 def pattern_swatch(thing: Thing, size: tuple[int, int] = (32, 32)) -> np.ndarray:
     """A frame full of the thing's colour and pattern, in the scale of an asset: uint8 (H, W, 3)."""
-    y, x = _grid(*size)
+    y, x = pixel_grid(*size)
     radius = _ASSET_RADIUS * min(size)
     u, v = (x - size[1] / 2) / radius, (y - size[0] / 2) / radius
     shade = np.broadcast_to(_pattern(thing.pattern, u, v), size)
@@ -96,7 +96,7 @@ def _to_bytes(values: np.ndarray) -> np.ndarray:
 
 
 @lru_cache(maxsize=32)
-def _grid(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+def pixel_grid(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     """Pixel centres as a column (H, 1) and a row (1, W), float32."""
     rows = np.arange(height, dtype=np.float32)[:, None] + 0.5
     columns = np.arange(width, dtype=np.float32)[None] + 0.5
@@ -116,7 +116,7 @@ def _background(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Float32 image (H, W, 3) in 0..255 and depth (H, W) without things. Shared: copy before drawing."""
     height, width = size
-    y, x = _grid(height, width)
+    y, x = pixel_grid(height, width)
     rows = Scene(room, horizon).background_depth(y / height).astype(np.float32)
     depth = np.repeat(rows, width, axis=1)
     if photo is not None:
@@ -174,7 +174,7 @@ def _window(image: np.ndarray, x: float, y: float, half_x: float, half_y: float)
     left, right = max(0, math.floor(x - half_x)), min(width, math.ceil(x + half_x))
     if top >= bottom or left >= right:
         return None, None, None
-    rows, columns = _grid(height, width)
+    rows, columns = pixel_grid(height, width)
     return (slice(top, bottom), slice(left, right)), columns[:, left:right] - x, rows[top:bottom] - y
 
 

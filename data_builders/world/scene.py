@@ -8,10 +8,13 @@ tells how far the wall is, and the row on which a thing stands tells how far the
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+
+T = TypeVar("T")
 
 SHAPES = ("circle", "square", "triangle", "star", "cross", "heart")
 COLORS = {
@@ -170,17 +173,24 @@ class Scene:
         return STANDING * max(NEAR, float(self.background_depth(base)))
 
 
-def describe(scene: Scene) -> str:
-    """The caption: "a sand room with a large red circle at the left and a small blue star at the top"."""
+def describe(scene: Scene, things_first: bool = False) -> str:
+    """The caption: "a sand room with a large red circle at the left and a small blue star at the top".
+
+    things_first: "a large red circle at the left and a small blue star at the top in a sand room".
+    """
     place = f"{scene.room} room" if scene.photo is None else "photo"
     if not scene.things:
         return f"an empty {place}"
-    phrases = [f"{thing.phrase} at the {thing.position_word}" for thing in scene.things]
-    listed = ", ".join(phrases[:-1]) + " and " + phrases[-1] if len(phrases) > 1 else phrases[0]
-    return f"a {place} with {listed}"
+    listed = enumerate_words([f"{thing.phrase} at the {thing.position_word}" for thing in scene.things])
+    return f"{listed} in a {place}" if things_first else f"a {place} with {listed}"
 
 
-def pick(rng: np.random.Generator, options):
+def enumerate_words(phrases: Sequence[str]) -> str:
+    """"a", "a and b", "a, b and c"."""
+    return ", ".join(phrases[:-1]) + " and " + phrases[-1] if len(phrases) > 1 else phrases[0]
+
+
+def pick(rng: np.random.Generator, options: Iterable[T]) -> T:
     """One of the options, each as likely."""
     options = tuple(options)
     return options[int(rng.integers(len(options)))]

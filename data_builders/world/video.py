@@ -1,65 +1,150 @@
-"""Scenes in motion: short videos with exact captions, masks, tracks and depth."""
+"""Short videos of the world: things move, grow, shrink and turn, and hide one another, with everything known exactly."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
 from data_builders.world.render import Rendering, render
-from data_builders.world.scene import Scene, sample_scene
+from data_builders.world.scene import SIZES, Scene, Thing, describe, enumerate_words, sample_scene
+
+TRAVEL = 0.15  # fraction of the picture that a small motion covers
+_TURN = math.radians(40)
+_MARGIN = 0.1
 
 
 @dataclass(frozen=True)
+class Motion:
+    """How a thing changes from the first to the last frame, linearly in time.
+
+    verb: "moves to the left"; dx, dy: fractions of width and height; growth: radius added; turn: radians, clockwise.
+    """
+
+    verb: str
+    dx: float = 0.0
+    dy: float = 0.0
+    growth: float = 0.0
+    turn: float = 0.0
+
+    def apply(self, thing: Thing, time: float) -> Thing:
+        """The thing at `time` in 0..1."""
+        return replace(
+            thing,
+            x=thing.x + time * self.dx,
+            y=thing.y + time * self.dy,
+            radius=thing.radius + time * self.growth,
+            angle=thing.angle + time * self.turn,
+        )
+
+
+STILL = Motion("stays")
+
+
+def possible_motions(thing: Thing, travel: float) -> list[Motion]:
+    """Motions that are visible and keep the thing's centre inside the picture."""
+    growth = SIZES["large"] - SIZES["small"]
+    motions = [
+        Motion("moves to the left", dx=-travel),
+        Motion("moves to the right", dx=travel),
+        Motion("moves up", dy=-travel),
+        Motion("moves down", dy=travel),
+        Motion("grows", growth=growth) if thing.size_word == "small" else Motion("shrinks", growth=-growth),
+    ]
+    if thing.shape != "circle":
+        motions += [Motion("turns clockwise", turn=_TURN), Motion("turns counterclockwise", turn=-_TURN)]
+    low, high = _MARGIN, 1.0 - _MARGIN
+    return [m for m in motions if low <= thing.x + m.dx <= high and low <= thing.y + m.dy <= high]
+
+
 class WorldVideo:
-    """scenes: one per frame. mover: index of the thing that moves most and that the caption is about."""
+    """A video of one scene, the same for the same arguments.
 
-    scenes: tuple[Scene, ...]
-    mover: int
-    caption: str
+    size: (height, width) in pixels; num_frames: at least 2.
+    movers: how many things move, at least 1, None for a random number.
+    travel: fraction of the picture that moving things cross from the first to the last frame, None for a random one.
+    unseen, photo_share: as in sample_scene.
+    Raises ValueError for fewer than 2 frames or movers below 1.
 
-    @classmethod
-    def draw(cls, rng: np.random.Generator, scene: Scene, num_frames: int) -> WorldVideo:
-        """Lets one thing of the scene move by about a third of the picture, turn and grow; the others drift a little."""
-        mover = int(rng.integers(len(scene.things)))
-        motions = [rng.uniform(-0.02, 0.02, 2) for _ in scene.things]
-        way, step = list(_WAYS.items())[rng.integers(len(_WAYS))]
-        start = scene.things[mover]
-        end = np.clip(np.array([start.x, start.y]) + np.array(step) * rng.uniform(0.25, 0.35), 0.12, 0.88)
-        motions[mover] = end - (start.x, start.y)
-        spin, growth = float(rng.uniform(-0.3, 0.3)), float(rng.uniform(0.9, 1.1))
-        scenes = []
-        for share in np.linspace(0, 1, num_frames):
-            things = []
-            for i, (thing, motion) in enumerate(zip(scene.things, motions, strict=True)):
-                moved = replace(thing, x=thing.x + float(share * motion[0]), y=thing.y + float(share * motion[1]))
-                if i == mover:
-                    moved = replace(
-                        moved, angle=thing.angle + share * spin, radius=thing.radius * (1 + share * (growth - 1))
-                    )
-                things.append(moved)
-            scenes.append(replace(scene, things=tuple(things)))
-        return cls(tuple(scenes), mover, f"The {start.name} moves {way}.")
+    scene: that of the first frame; motions: one per thing, in the scene's order.
+    """
 
-    @classmethod
-    def from_seed(cls, seed: int, num_frames: int = 16, photo_share: float = 0.0) -> WorldVideo:
-        rng = np.random.default_rng((seed, 1 << 20))
-        return cls.draw(rng, sample_scene(rng, photo_share=photo_share), num_frames)
+    def __init__(
+        self,
+        seed: int,
+        size: tuple[int, int] = (64, 64),
+        num_frames: int = 16,
+        *,
+        movers: int | None = None,
+        travel: float | None = None,
+        unseen: bool = False,
+        photo_share: float = 0.0,
+    ) -> None:
+        if num_frames < 2:
+            raise ValueError(f"a video has at least 2 frames, got {num_frames}; ask for more, or render a scene")
+        if movers is not None and movers < 1:
+            raise ValueError(f"in a video at least 1 thing moves, got movers={movers}; render a scene for a still picture")
+        rng = np.random.default_rng((seed, num_frames))
+        self.seed, self.size, self.num_frames = seed, size, num_frames
+        self.scene: Scene = sample_scene(rng, unseen=unseen, photo_share=photo_share)
+        travel = float(rng.uniform(TRAVEL, 3 * TRAVEL)) if travel is None else travel
+        count = len(self.scene.things)
+        # An unseen pair comes first in its scene, and it is what the video is about.
+        order = [0, *range(1, count)] if unseen else [int(i) for i in rng.permutation(count)]
+        moving = order[: int(rng.integers(1, count + 1)) if movers is None else movers]
+        self.motions: list[Motion] = []
+        for index, thing in enumerate(self.scene.things):
+            options = possible_motions(thing, travel)
+            self.motions.append(options[int(rng.integers(len(options)))] if index in moving else STILL)
 
-    def frames(self, size: tuple[int, int] = (64, 64)) -> list[Rendering]:
-        """Every frame with its masks (one per thing) and depth."""
-        return [render(scene, size) for scene in self.scenes]
+    @property
+    def caption(self) -> str:
+        """"a sand room with a large red circle at the left; the red circle moves up"."""
+        return f"{describe(self.scene)}; {self.motion_caption}"
+
+    @property
+    def motion_caption(self) -> str:
+        """"the red circle moves up and the blue star grows"."""
+        moving = [(t, m) for t, m in zip(self.scene.things, self.motions) if m is not STILL]
+        return enumerate_words([f"the {thing.name} {motion.verb}" for thing, motion in moving])
+
+    def scene_at(self, index: int) -> Scene:
+        """The scene of frame 0..num_frames - 1."""
+        time = index / (self.num_frames - 1)
+        things = (motion.apply(thing, time) for thing, motion in zip(self.scene.things, self.motions))
+        return replace(self.scene, things=tuple(things))
 
     @cached_property
+    def renderings(self) -> list[Rendering]:
+        return [render(self.scene_at(i), self.size) for i in range(self.num_frames)]
+
+    @property
+    def frames(self) -> np.ndarray:
+        """uint8 (T, H, W, 3) RGB."""
+        return np.stack([r.image for r in self.renderings])
+
+    @property
+    def masks(self) -> np.ndarray:
+        """bool (T, K, H, W): where each of the K things is visible."""
+        return np.stack([np.stack(r.masks) for r in self.renderings])
+
+    @property
+    def depth(self) -> np.ndarray:
+        """float32 (T, H, W), world units."""
+        return np.stack([r.depth for r in self.renderings])
+
+    @property
     def tracks(self) -> np.ndarray:
-        """Centres of all things, float32 (frames, things, 2), x and y as fractions of the picture."""
-        return np.array([[(t.x, t.y) for t in scene.things] for scene in self.scenes], np.float32)
+        """float32 (T, K, 2): x, y in pixels of each thing's centre, visible or not."""
+        height, width = self.size
+        scenes = [self.scene_at(i) for i in range(self.num_frames)]
+        return np.array([[(t.x * width, t.y * height) for t in s.things] for s in scenes], np.float32)
 
+    def __len__(self) -> int:
+        return self.num_frames
 
-_WAYS = {
-    "to the left": (-1.0, 0.0),
-    "to the right": (1.0, 0.0),
-    "up": (0.0, -1.0),
-    "down": (0.0, 1.0),
-}
+    def __iter__(self) -> Iterator[Rendering]:
+        return iter(self.renderings)
