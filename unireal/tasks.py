@@ -46,7 +46,8 @@ class TaskSpec:
     example:     a prompt that works, for help texts and errors.
     default_prompt: used when the user gives none; None makes the prompt mandatory.
     context:     default context prompt, keywords of unireal.prompts.CONTEXT_KEYWORDS.
-    num_results: (minimum, maximum) number of result frames; the minimum is the default.
+    num_results: (minimum, maximum) number of result frames that are generated jointly, RES1..; the minimum is the
+                 default. Where the maximum is 1, more results are independent variants.
     size_rule:   "canvas": results have the first canvas's (else the first control's) size; "free": --size, or the
                  model's native size.
     prepare:     what is done to the frames first: "erase" blanks the canvas inside the mask, "expand" grows the
@@ -86,7 +87,6 @@ _SPECS = (
         slots=(),
         example="A large red circle at the left in a sand room.",
         context="realistic style, novel scenario",
-        num_results=(1, 4),
         size_rule="free",
     ),
     TaskSpec(

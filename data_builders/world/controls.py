@@ -36,7 +36,7 @@ def sketch(scene: Scene, drawn: Rendering) -> np.ndarray:
 def segmentation_map(scene: Scene, drawn: Rendering) -> np.ndarray:
     """Each thing filled with its colour, on black."""
     image = np.zeros_like(drawn.image)
-    for thing, mask in zip(scene.things, drawn.masks):
+    for thing, mask in zip(scene.things, drawn.masks, strict=True):
         image[mask] = COLORS[thing.color]
     return image
 
@@ -49,7 +49,7 @@ def thing_mask(scene: Scene, drawn: Rendering) -> np.ndarray:
 def layout_boxes(scene: Scene, drawn: Rendering) -> np.ndarray:
     """The frame of each thing's bounding box in its colour, on black."""
     image = np.zeros_like(drawn.image)
-    for thing, mask in zip(scene.things, drawn.masks):
+    for thing, mask in zip(scene.things, drawn.masks, strict=True):
         rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
         if not len(rows):
             continue
@@ -76,7 +76,7 @@ def pose_map(scene: Scene, drawn: Rendering) -> np.ndarray:
 
 
 def drag_map(image: np.ndarray, start: tuple[float, float], end: tuple[float, float]) -> np.ndarray:
-    """The picture at half its brightness, under a white dot at `start`, a grey one at `end` (x, y in pixels), joined."""
+    """The picture at half its brightness, under a white dot at `start`, a grey one at `end` (x, y, pixels), joined."""
     dimmed = image // 2
     dot = max(1.5, min(image.shape[:2]) / 26)
     draw_line(dimmed, start, end, (170, 170, 170), max(0.7, dot / 3))

@@ -9,9 +9,9 @@ from data_builders.world.draw import Draw, Made, asset, canvas, changed, mask_fr
 from data_builders.world.render import pattern_swatch, render, render_asset
 from data_builders.world.scene import (
     COLORS,
+    PATTERNS,
     ROOMS,
     SIZES,
-    PATTERNS,
     Scene,
     Thing,
     sample_angle,
@@ -52,7 +52,11 @@ def recolor(draw: Draw) -> Edit:
     scene = draw.scene(photos=True)
     old = draw.target(scene)
     color = draw.pick(c for c, shape in draw.free_pairs(scene) if shape == old.shape)
-    templates = ("Make the {thing} {color}.", "Change the color of the {thing} to {color}.", "Paint the {thing} {color}.")
+    templates = (
+        "Make the {thing} {color}.",
+        "Change the color of the {thing} to {color}.",
+        "Paint the {thing} {color}.",
+    )
     return _change(draw, templates, scene, old, replace(old, color=color), color=color)
 
 
@@ -68,7 +72,11 @@ def add(draw: Draw) -> Edit:
     scene = draw.scene(photos=True, unseen=False)
     color, shape = draw.pick(draw.free_pairs(scene, new=True))
     new = Thing(shape, color, radius=SIZES[draw.pick(SIZES)]).at(draw.pick(scene.free_positions()))
-    templates = ("Add {phrase} at the {position}.", "Put {phrase} at the {position}.", "Add {phrase} to the {position} of IMG1.")
+    templates = (
+        "Add {phrase} at the {position}.",
+        "Put {phrase} at the {position}.",
+        "Add {phrase} to the {position} of IMG1.",
+    )
     instruction = draw.pick(templates).format(phrase=new.phrase, position=new.position_word)
     return Edit(instruction, scene, scene.add(new), None, new)
 
@@ -78,7 +86,11 @@ def move(draw: Draw) -> Edit:
     scene = draw.scene(photos=True)
     old = draw.target(scene)
     position = draw.pick(scene.free_positions())
-    templates = ("Move the {thing} to the {position}.", "Put the {thing} at the {position}.", "Shift the {thing} to the {position}.")
+    templates = (
+        "Move the {thing} to the {position}.",
+        "Put the {thing} at the {position}.",
+        "Shift the {thing} to the {position}.",
+    )
     return _change(draw, templates, scene, old, old.at(position), position=position)
 
 
@@ -173,14 +185,14 @@ def tryon(draw: Draw) -> Made:
 def frame2frame(draw: Draw) -> Made:
     """The first and the last frame of a video in which one thing moves by a fixed amount."""
     seed = int(draw.rng.integers(2**31))
-    video = WorldVideo(
-        seed, draw.size, 2, movers=1, travel=TRAVEL, unseen=draw.unseen, photo_share=draw.photo_share
-    )
+    video = WorldVideo(seed, draw.size, 2, movers=1, travel=TRAVEL, unseen=draw.unseen, photo_share=draw.photo_share)
     index = next(i for i, motion in enumerate(video.motions) if motion is not STILL)
     first, last = video.scene_at(0), video.scene_at(1)
     target = first.things[index].facts() | {"after": last.things[index].facts()}
     words = video.motion_caption
-    instruction = draw.pick((f"{words[0].upper()}{words[1:]}.", f"In the next frame {words}.", f"A moment later {words}."))
+    instruction = draw.pick(
+        (f"{words[0].upper()}{words[1:]}.", f"In the next frame {words}.", f"A moment later {words}.")
+    )
     before, after = (r.image for r in video)
     facts = {"video": f"world-video-{seed}", "frames": [0, 1], "motion": video.motions[index].verb}
     mask = changed(before, after)

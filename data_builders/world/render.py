@@ -49,7 +49,8 @@ def render(scene: Scene, size: tuple[int, int] = (64, 64)) -> Rendering:
     for thing in scene.things:
         _draw_shadow(image, thing, scene.light)
     distances = [scene.depth_of(thing, size) for thing in scene.things]
-    far_first = sorted(range(len(distances)), key=lambda i: -distances[i])  # stable: of equals, the later one is in front
+    # The sort is stable: of equals, the later one is in front.
+    far_first = sorted(range(len(distances)), key=lambda i: -distances[i])
     for index in far_first:
         box, solid = _draw_thing(image, scene.things[index], scene.light)
         if box is None:
@@ -111,7 +112,12 @@ def _rgb(color: str) -> np.ndarray:
 # The scenes before and after an edit share their background, so the last few are worth keeping.
 @lru_cache(maxsize=16)
 def _background(
-    room: str, horizon: float, wall: str, floor: str, photo: int | None, crop: tuple[float, float, float],
+    room: str,
+    horizon: float,
+    wall: str,
+    floor: str,
+    photo: int | None,
+    crop: tuple[float, float, float],
     size: tuple[int, int],
 ) -> tuple[np.ndarray, np.ndarray]:
     """Float32 image (H, W, 3) in 0..255 and depth (H, W) without things. Shared: copy before drawing."""

@@ -68,7 +68,8 @@ SEEN_PAIRS = tuple((c, s) for c in COLORS for s in SHAPES if (c, s) not in UNSEE
 
 HORIZON = (0.15, 0.7)
 NEAR, FAR = 1.0, 5.0
-STANDING = 0.8  # a thing is this much nearer than the background where it stands, so that it sticks out of the depth map
+# A thing is this much nearer than the background where it stands, so that it sticks out of the depth map.
+STANDING = 0.8
 _JITTER = 0.04
 _TILT = math.radians(25)
 
@@ -94,7 +95,7 @@ class Thing:
 
     @property
     def name(self) -> str:
-        """"red circle": unique within a scene."""
+        """For example "red circle": unique within a scene."""
         return f"{self.color} {self.shape}"
 
     @property
@@ -108,7 +109,7 @@ class Thing:
 
     @property
     def phrase(self) -> str:
-        """"a large striped red circle"."""
+        """For example "a large striped red circle"."""
         return " ".join(["a", self.size_word, *([self.pattern] if self.pattern != "plain" else []), self.name])
 
     def at(self, position: str) -> Thing:
@@ -143,7 +144,7 @@ class Scene:
 
     @property
     def background(self) -> str:
-        """"room" or "photo"."""
+        """Either "room" or "photo"."""
         return "room" if self.photo is None else "photo"
 
     def free_positions(self) -> list[str]:
@@ -186,7 +187,7 @@ def describe(scene: Scene, things_first: bool = False) -> str:
 
 
 def enumerate_words(phrases: Sequence[str]) -> str:
-    """"a", "a and b", "a, b and c"."""
+    """In the manner of "a", "a and b", "a, b and c"."""
     return ", ".join(phrases[:-1]) + " and " + phrases[-1] if len(phrases) > 1 else phrases[0]
 
 
@@ -197,7 +198,7 @@ def pick(rng: np.random.Generator, options: Iterable[T]) -> T:
 
 
 def sample_pattern(rng: np.random.Generator) -> str:
-    """"plain" in 70 % of the draws."""
+    """One of PATTERNS, "plain" in 70 % of the draws."""
     return "plain" if rng.random() < 0.7 else pick(rng, PATTERNS[1:])
 
 
@@ -226,7 +227,7 @@ def sample_scene(
         pairs[0] = pick(rng, UNSEEN_PAIRS)
     words = tuple(POSITIONS)
     cells = [words[i] for i in rng.choice(len(words), num_things, replace=False)]
-    things = tuple(_sample_thing(rng, pair, cell) for pair, cell in zip(pairs, cells))
+    things = tuple(_sample_thing(rng, pair, cell) for pair, cell in zip(pairs, cells, strict=True))
     photo = int(rng.integers(len(PHOTOS))) if rng.random() < photo_share else None
     side = float(rng.uniform(0.5, 1.0))
     left, top = (float(v) * (1.0 - side) for v in rng.random(2))

@@ -1,4 +1,4 @@
-"""Short videos of the world: things move, grow, shrink and turn, and hide one another, with everything known exactly."""
+"""Short videos of the world: things move, grow, shrink and turn, and hide one another, and all is known exactly."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class WorldVideo:
         if num_frames < 2:
             raise ValueError(f"a video has at least 2 frames, got {num_frames}; ask for more, or render a scene")
         if movers is not None and movers < 1:
-            raise ValueError(f"in a video at least 1 thing moves, got movers={movers}; render a scene for a still picture")
+            raise ValueError(f"in a video at least 1 thing moves, got movers={movers}; render a scene for a still one")
         rng = np.random.default_rng((seed, num_frames))
         self.seed, self.size, self.num_frames = seed, size, num_frames
         self.scene: Scene = sample_scene(rng, unseen=unseen, photo_share=photo_share)
@@ -102,19 +102,19 @@ class WorldVideo:
 
     @property
     def caption(self) -> str:
-        """"a sand room with a large red circle at the left; the red circle moves up"."""
+        """For example "a sand room with a large red circle at the left; the red circle moves up"."""
         return f"{describe(self.scene)}; {self.motion_caption}"
 
     @property
     def motion_caption(self) -> str:
-        """"the red circle moves up and the blue star grows"."""
-        moving = [(t, m) for t, m in zip(self.scene.things, self.motions) if m is not STILL]
+        """For example "the red circle moves up and the blue star grows"."""
+        moving = [(t, m) for t, m in zip(self.scene.things, self.motions, strict=True) if m is not STILL]
         return enumerate_words([f"the {thing.name} {motion.verb}" for thing, motion in moving])
 
     def scene_at(self, index: int) -> Scene:
         """The scene of frame 0..num_frames - 1."""
         time = index / (self.num_frames - 1)
-        things = (motion.apply(thing, time) for thing, motion in zip(self.scene.things, self.motions))
+        things = (motion.apply(thing, time) for thing, motion in zip(self.scene.things, self.motions, strict=True))
         return replace(self.scene, things=tuple(things))
 
     @cached_property

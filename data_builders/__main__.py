@@ -1,0 +1,144 @@
+"""Builds training data: python -m data_builders BUILDER --output DIR ...; python -m data_builders list"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+
+@dataclass(frozen=True)
+class Builder:
+    """One data set family.
+
+    add_arguments: declares what the builder takes; run: builds, and raises ValueError or OSError for bad input.
+    """
+
+    summary: str
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], None]
+
+
+class Parser(argparse.ArgumentParser):
+    """Tells a wrong argument in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}; see {self.prog} --help\n")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Returns the exit status: 0 done, 2 bad input."""
+    parser = Parser(
+        prog="python -m data_builders",
+        description="Builds training data: Parquet shards of samples.",
+        epilog=f"builders: {', '.join(BUILDERS)}; 'list' tells about them; BUILDER --help tells what one takes",
+    )
+    parser.add_argument("builder", metavar="BUILDER", help="what to build, or 'list'")
+    words = sys.argv[1:] if arguments is None else arguments
+    name = parser.parse_args(words[:1]).builder
+    try:
+        if name == "list":
+            for key, builder in BUILDERS.items():
+                print(f"{key:12} {builder.summary}")
+            return 0
+        builder = get_builder(name)
+        options = Parser(prog=f"python -m data_builders {name}", description=builder.summary)
+        builder.add_arguments(options)
+        builder.run(options.parse_args(words[1:]))
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: cannot write ({error}); give another --output", file=sys.stderr)
+        return 2
+    return 0
+
+
+def get_builder(name: str) -> Builder:
+    """The builder of that name. Raises ValueError with the nearest name for an unknown one."""
+    if name not in BUILDERS:
+        close = difflib.get_close_matches(name, (*BUILDERS, "list"), n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"choose from: {', '.join(BUILDERS)}"
+        raise ValueError(f"unknown builder {name!r}; {hint}")
+    return BUILDERS[name]
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """The (height, width) of "WxH". Raises argparse.ArgumentTypeError."""
+    width, _, height = text.lower().partition("x")
+    if not (width.isdecimal() and height.isdecimal()):
+        raise argparse.ArgumentTypeError(f"a size is WIDTHxHEIGHT in pixels, such as 64x48, got {text!r}")
+    return int(height), int(width)
+
+
+def prepare_output(folder: Path, overwrite: bool, *patterns: str) -> None:
+    """Makes the folder, and with `overwrite` removes files of these patterns from it, which an earlier run wrote.
+
+    Raises ValueError if it is not a folder, or not empty without `overwrite`, and OSError if it cannot be written.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--output {str(folder)!r} is a file; give a folder")
+    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
+        raise ValueError(
+            f"--output {str(folder)!r} is not empty; give another folder, or --overwrite to replace its data"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    for pattern in patterns:
+        for path in folder.glob(pattern):
+            path.unlink()
+
+
+def _world_arguments(parser: argparse.ArgumentParser) -> None:
+    from data_builders.world.recipes import RECIPES
+
+    parser.add_argument("--output", metavar="DIR", type=Path, required=True, help="folder of the Parquet shards")
+    parser.add_argument("--num", metavar="N", type=int, required=True, help="how many records")
+    parser.add_argument("--seed", metavar="S", type=int, default=0, help="another seed, other records (default: 0)")
+    parser.add_argument("--size", metavar="WxH", type=parse_size, default=(64, 64), help="of pictures (default: 64x64)")
+    parser.add_argument(
+        "--photo-share", metavar="P", type=float, default=0.0, help="how many backgrounds are photographs, 0..1"
+    )
+    parser.add_argument(
+        "--recipes", metavar="A,B", help=f"which recipes, by their weights (default: all): {', '.join(RECIPES)}"
+    )
+    parser.add_argument("--videos", metavar="K", type=int, default=0, help="also write K videos into DIR/videos")
+    parser.add_argument("--overwrite", action="store_true", help="replace the data in DIR")
+
+
+def _build_world(options: argparse.Namespace) -> None:
+    from tqdm import tqdm
+
+    from data_builders.world.export import SUFFIXES, world_videos, write_video
+    from data_builders.world.recipes import get_recipe
+    from data_builders.world.stream import WorldStream
+    from unireal.data.records import write_shards
+
+    if min(options.num, options.videos, options.seed) < 0:
+        raise ValueError("--num, --videos and --seed are whole numbers from 0; give none below")
+    if options.num + options.videos == 0:
+        raise ValueError("nothing to build; give --num N or --videos K above 0")
+    recipes = tuple(get_recipe(name.strip()).name for name in options.recipes.split(",")) if options.recipes else None
+    stream = WorldStream(options.seed, recipes, (options.size,), options.photo_share)
+    stream[0]  # a size or share that does not work is told before anything is removed
+    prepare_output(options.output, options.overwrite, "part-*.parquet", *(f"videos/world-*{s}" for s in SUFFIXES))
+    numbers = tqdm(range(options.num), unit="record", disable=None)  # None: only on a terminal
+    shards = write_shards((stream[number] for number in numbers), options.output)
+    videos = world_videos(options.seed, options.videos, options.size, options.photo_share)
+    for number, video in enumerate(tqdm(videos, total=options.videos, unit="video", disable=None)):
+        write_video(video, options.output / "videos", f"world-{number:05d}")
+    print(f"{options.output}: {options.num} records in {len(shards)} shards, {options.videos} videos")
+
+
+BUILDERS: dict[str, Builder] = {
+    "world": Builder(
+        "rooms with coloured shapes, drawn with exact truth, for every task", _world_arguments, _build_world
+    ),
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

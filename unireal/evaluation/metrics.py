@@ -1,0 +1,106 @@
+"""Measures of one picture against the truth, and how they are averaged. Pure functions of arrays.
+
+Pictures are uint8 (H, W, 3), regions and masks bool (H, W), depth maps float (H, W) in any unit above 0.
+A measure that is undefined (an empty region) is NaN, and averages leave it out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+_SMALLEST_DEPTH = 1e-6
+
+
+def psnr(image: np.ndarray, truth: np.ndarray, region: np.ndarray | None = None) -> float:
+    """Peak signal-to-noise ratio in dB from the mean squared error inside `region` (None: everywhere).
+
+    Infinite for equal pictures, NaN for an empty region. Raises ValueError if the sizes differ.
+    """
+    _check_sizes(image, truth)
+    error = (image.astype(np.float64) - truth.astype(np.float64)) ** 2
+    if region is not None:
+        _check_sizes(region, truth)
+        error = error[region]
+    if not error.size:
+        return math.nan
+    mean = error.mean()
+    return math.inf if mean == 0 else 10 * math.log10(255**2 / mean)
+
+
+def overlap(mask: np.ndarray, truth: np.ndarray) -> tuple[int, int]:
+    """Pixels of the intersection and of the union of two masks."""
+    _check_sizes(mask, truth)
+    return int((mask & truth).sum()), int((mask | truth).sum())
+
+
+def iou(mask: np.ndarray, truth: np.ndarray) -> float:
+    """Intersection over union, 0..1; 1 if both masks are empty. Its mean over pictures is gIoU."""
+    intersection, union = overlap(mask, truth)
+    return intersection / union if union else 1.0
+
+
+def align(depth: np.ndarray, truth: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
+    """The depth with the scale and shift of least squared error to the truth, clipped to `limits`."""
+    _check_sizes(depth, truth)
+    columns = np.stack([depth.ravel(), np.ones(depth.size)], axis=1).astype(np.float64)
+    (scale, shift), *_ = np.linalg.lstsq(columns, truth.ravel().astype(np.float64), rcond=None)
+    return np.clip(scale * depth + shift, *limits)
+
+
+def abs_rel(depth: np.ndarray, truth: np.ndarray) -> float:
+    """Mean of |depth - truth| / truth, 0 or more."""
+    _check_sizes(depth, truth)
+    return float(np.mean(np.abs(depth - truth) / truth))
+
+
+def delta1(depth: np.ndarray, truth: np.ndarray) -> float:
+    """Share of pixels at which the larger of depth / truth and truth / depth is below 1.25, 0..1."""
+    _check_sizes(depth, truth)
+    depth = np.maximum(depth, _SMALLEST_DEPTH)
+    return float(np.mean(np.maximum(depth / truth, truth / depth) < 1.25))
+
+
+def nearest(image: np.ndarray, candidates: np.ndarray, region: np.ndarray) -> int:
+    """Index of the candidate, of uint8 (N, H, W, 3), with the least squared error to the image inside the region.
+
+    Raises ValueError for an empty region, in which all candidates look alike.
+    """
+    _check_sizes(image, candidates[0])
+    if not region.any():
+        raise ValueError("the region to compare in is empty; leave such samples out")
+    difference = candidates[:, region].astype(np.float64) - image[region].astype(np.float64)
+    return int((difference**2).sum(axis=(1, 2)).argmin())
+
+
+def mean(values: Iterable[float]) -> tuple[float, float, int]:
+    """Mean, its standard error (NaN where undefined) and the number of values, NaN left out."""
+    kept = np.array([value for value in values if not math.isnan(value)], np.float64)
+    if not len(kept):
+        return math.nan, math.nan, 0
+    defined = len(kept) > 1 and np.isfinite(kept).all()
+    error = kept.std(ddof=1) / math.sqrt(len(kept)) if defined else math.nan
+    return float(kept.mean()), float(error), len(kept)
+
+
+def pooled_ratio(values: Sequence[tuple[float, float]]) -> tuple[float, float, int]:
+    """Sum of the first over sum of the second (cIoU, of overlaps), its standard error by linearisation, and n.
+
+    1 if all of the second are 0, as in iou.
+    """
+    top, bottom = np.array(values, np.float64).reshape(-1, 2).T
+    count = len(top)
+    if not bottom.sum():
+        return (1.0, math.nan, count) if count else (math.nan, math.nan, 0)
+    ratio = top.sum() / bottom.sum()
+    error = math.nan
+    if count > 1:
+        error = float((top - ratio * bottom).std(ddof=1) / math.sqrt(count) / bottom.mean())
+    return float(ratio), error, count
+
+
+def _check_sizes(one: np.ndarray, other: np.ndarray) -> None:
+    if one.shape[:2] != other.shape[:2]:
+        raise ValueError(f"pictures of one size are compared, got {one.shape[:2]} and {other.shape[:2]}; resize one")

@@ -1,0 +1,200 @@
+"""The benchmark `world`: every recipe of the procedural world on scenes that training never reaches.
+
+Which samples and which baselines are the tables SUBSETS and BASELINES; what is measured is in unireal.evaluation.exams.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from data_builders.world.recipes import RECIPES, VERSION, scene_of, world_sample
+from data_builders.world.render import render
+from data_builders.world.stream import TEST_SEEDS
+from unireal.config import lookup
+from unireal.evaluation.exams import BARS, EXAMS, Item, Outputs
+from unireal.evaluation.report import Example, Report, Row
+from unireal.sample import Role, Sample
+from unireal.transforms import HOLE, resize
+
+Generate = Callable[[list[Sample], int], list[Outputs]]  # samples of one layout and a seed -> results
+
+TRAINING_SEEDS = range(256)  # of which the mean baseline is made; below TEST_SEEDS
+EXAMPLES = 3  # per line of the sheet
+
+
+@dataclass(frozen=True)
+class Subset:
+    """Some of the recipes' samples, reported apart: a share of the limit, of these recipes (None: of all)."""
+
+    name: str
+    share: float = 1.0
+    recipes: tuple[str, ...] | None = None
+    unseen: bool = False
+    photo_share: float = 0.0
+
+    def items(self, recipe: str, limit: int, size: tuple[int, int]) -> list[Item]:
+        """The held-out samples of a recipe: share * limit of them, at least one."""
+        options: dict[str, Any] = {"size": size, "unseen": self.unseen, "photo_share": self.photo_share}
+        seeds = range(TEST_SEEDS, TEST_SEEDS + max(1, int(limit * self.share)))
+        return [Item(world_sample(recipe, seed, **options), scene_of(recipe, seed, **options)) for seed in seeds]
+
+
+STANDARD = Subset("standard")
+SUBSETS = (
+    STANDARD,
+    Subset("unseen pairs", 1 / 2, ("recolor", "segment", "insert", "add", "customize1"), unseen=True),
+    Subset("photographs", 1 / 4, ("recolor", "remove", "segment"), photo_share=1.0),
+)
+
+
+def copy(item: Item) -> Outputs:
+    """Every result is the canvas, else the first asset, else mid-grey."""
+    by_role = {frame.role: frame for frame in reversed(item.sample.inputs)}  # the first of each role
+    source = by_role.get(Role.CANVAS) or by_role.get(Role.ASSET)
+    image = np.full((*item.size, 3), HOLE, np.uint8) if source is None else source.image
+    return [resize(image, result.size) for result in item.sample.results]
+
+
+def mean(item: Item) -> Outputs:
+    """The mean truth of the recipe's training samples with the same sort of background."""
+    return list(_mean_truth(item.sample.source["recipe"], item.size, float(item.scene.background == "photo")))
+
+
+@cache
+def _mean_truth(recipe: str, size: tuple[int, int], photo_share: float) -> tuple[np.ndarray, ...]:
+    total: Any = 0.0
+    for seed in TRAINING_SEEDS:
+        results = world_sample(recipe, seed, size, photo_share=photo_share).results
+        total = total + np.stack([frame.image for frame in results]).astype(np.float64)
+    return tuple((total / len(TRAINING_SEEDS) + 0.5).astype(np.uint8))
+
+
+def oracle(item: Item) -> Outputs:
+    """The truth itself: the ceiling."""
+    return item.truth
+
+
+def random_object(item: Item) -> Outputs:
+    """The true mask of any of the scene's things, which may be the asked one."""
+    rng = np.random.default_rng(item.sample.source["seed"])
+    mask = render(item.scene, item.size).masks[rng.integers(len(item.scene.things))]
+    return [np.where(mask[..., None], np.uint8(255), np.zeros_like(truth)) for truth in item.truth]
+
+
+Baseline = Callable[[Item], Outputs]
+BASELINES: dict[str, Baseline] = {"copy": copy, "mean": mean, "oracle": oracle}
+EXTRA_BASELINES: dict[str, dict[str, Baseline]] = {"segment": {"random object": random_object}}
+
+
+@dataclass(frozen=True)
+class World:
+    """The benchmark.
+
+    limit: samples per recipe of the standard set; batch_size: samples per call of the model; seed: of its noise.
+    only: recipes, all if empty; size: (H, W) of canvases and results in pixels.
+    Raises ValueError for an unknown recipe or numbers below 1.
+    """
+
+    limit: int = 256
+    batch_size: int = 32
+    seed: int = 0
+    only: tuple[str, ...] = ()
+    size: tuple[int, int] = (64, 64)
+
+    def __post_init__(self) -> None:
+        for name, value in (("limit", self.limit), ("batch size", self.batch_size)):
+            if value < 1:
+                raise ValueError(f"the {name} must be at least 1, got {value}")
+        for recipe in self.only:
+            lookup(RECIPES, recipe, "recipe")
+
+    def run(self, generate: Generate) -> Report:
+        """Scores of a model. Its results must have the sizes that it is asked for, else ValueError."""
+        return self._report(partial(self._generated, generate))
+
+    def run_baseline(self, name: str) -> Report:
+        """Scores of a baseline instead of a model. Raises ValueError for an unknown one."""
+        baseline = self.baseline(name)
+        return self._report(lambda items: [baseline(item) for item in items])
+
+    @staticmethod
+    def baseline(name: str) -> Baseline:
+        """The baseline of that name. Raises ValueError with the nearest name for an unknown one."""
+        return lookup(BASELINES, name, "baseline")
+
+    def _report(self, answer: Callable[[list[Item]], list[Outputs]]) -> Report:
+        settings = {"world version": VERSION, "first seed": TEST_SEEDS, "limit": self.limit, "noise seed": self.seed}
+        report = Report("world", settings)
+        chosen = [(subset, recipe) for subset in SUBSETS for recipe in subset.recipes or RECIPES]
+        chosen = [(subset, recipe) for subset, recipe in chosen if not self.only or recipe in self.only]
+        for subset, recipe in tqdm(chosen, desc="world", unit="set"):
+            items = subset.items(recipe, self.limit, self.size)
+            outputs = [item.finished(output) for item, output in zip(items, answer(items), strict=True)]
+            report.rows += score(recipe, subset, items, outputs)
+            report.examples.append(
+                [_example(recipe, subset, *pair) for pair in zip(items[:EXAMPLES], outputs[:EXAMPLES])]
+            )
+        return report
+
+    def _generated(self, generate: Generate, items: list[Item]) -> list[Outputs]:
+        """Results in the items' order. The seed of a sample's noise does not depend on the batch size."""
+        results: dict[int, Outputs] = {}
+        for start, numbers in self._batches(items):
+            questions = [items[i].question() for i in numbers]
+            results |= dict(zip(numbers, generate(questions, self.seed + start), strict=True))
+        return [results[i] for i in range(len(items))]
+
+    def _batches(self, items: list[Item]) -> Iterator[tuple[int, list[int]]]:
+        """Numbers of items of one layout, at most batch_size at a time, after how many of that layout came before."""
+        groups: dict[Any, list[int]] = {}
+        for number, item in enumerate(items):
+            groups.setdefault(item.sample.layout, []).append(number)
+        for group in groups.values():
+            yield from ((i, group[i : i + self.batch_size]) for i in range(0, len(group), self.batch_size))
+
+
+def score(recipe: str, subset: Subset, items: list[Item], outputs: list[Outputs]) -> list[Row]:
+    """One row per metric of the recipe that is defined for at least one item, with the baselines beside it."""
+    exam = EXAMS[recipe]
+    baselines = BASELINES | EXTRA_BASELINES.get(recipe, {})
+    measured: dict[str, list[list[Any]]] = {name: [] for name in ("", *baselines)}  # "" is what is scored
+    for item, output in zip(items, outputs, strict=True):  # item by item: its candidates are drawn once
+        answers = {"": output} | {name: item.finished(baseline(item)) for name, baseline in baselines.items()}
+        for name, answer in answers.items():
+            measured[name].append([metric.measure(item, answer) for metric in exam])
+    rows = []
+    for index, metric in enumerate(exam):
+        combined = {name: metric.combine([values[index] for values in table]) for name, table in measured.items()}
+        average, error, count = combined.pop("")
+        if not count:
+            continue
+        beside = {name: value for name, (value, *_) in combined.items()}
+        bar = BARS.get((recipe, metric.name)) if subset is STANDARD else None
+        row = Row(
+            recipe=recipe,
+            subset=subset.name,
+            metric=metric.name,
+            unit=metric.unit,
+            better="higher" if metric.higher else "lower",
+            primary=index == 0,
+            n=count,
+            mean=average,
+            standard_error=error,
+            baselines=beside,
+            resolution="{}x{}".format(*items[0].size),
+            bar=bar and bar.text(metric.higher),
+            passed=bar and bar.passes(average, metric.higher, beside),
+        )
+        rows.append(row)
+    return rows
+
+
+def _example(recipe: str, subset: Subset, item: Item, outputs: Outputs) -> Example:
+    inputs = [frame.image for frame in item.sample.inputs]
+    return Example(f"{recipe}, {subset.name}", item.sample.instruction, inputs, item.truth, outputs)
