@@ -13,7 +13,6 @@ import pytest
 
 from data_builders.world.recipes import RECIPES, world_sample
 from data_builders.world.stream import WorldStream
-from tests.test_world import assert_same
 from unireal.data.__main__ import main
 from unireal.data.buckets import BucketedBatches, DataConfig
 from unireal.data.mixture import Mixture, Source
@@ -24,6 +23,21 @@ from unireal.sample import Frame, Role, Sample
 def world(count: int, *recipes: str, size: tuple[int, int] = (16, 24)) -> list[Sample]:
     stream = WorldStream(9, recipes or None, (size,))
     return [stream[i] for i in range(count)]
+
+
+def assert_same(one: Sample, other: Sample) -> None:
+    assert (one.task, one.instruction, one.context, one.source) == (
+        other.task,
+        other.instruction,
+        other.context,
+        other.source,
+    )
+    for a, b in zip((*one.inputs, *one.results), (*other.inputs, *other.results), strict=True):
+        assert (a.role, a.kind, a.image.dtype) == (b.role, b.kind, b.image.dtype)
+        np.testing.assert_array_equal(a.image, b.image)
+    assert (one.mask is None) == (other.mask is None)
+    if one.mask is not None:
+        np.testing.assert_array_equal(one.mask, other.mask)
 
 
 def write_rows(rows: list[dict[str, Any]], folder: Path) -> None:
@@ -249,6 +263,7 @@ def test_mixture_goes_on_where_it_stopped(tmp_path: Path) -> None:
 def test_batches_go_on_where_they_stopped(tmp_path: Path, rank: int) -> None:
     config = DataConfig(mixed(tmp_path), batch_size=3, seed=5, text_dropout=0.3, input_dropout=0.3)
     whole = list(itertools.islice(BucketedBatches(config, rank, 2), 24))
+    assert any(state["waiting"] for _, state in whole)
     for stop in (0, 7):
         state = json.loads(json.dumps(whole[stop][1]))
         rest = itertools.islice(BucketedBatches(config, rank, 2, state), 23 - stop)

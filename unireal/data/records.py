@@ -238,8 +238,8 @@ def check_sample(sample: Sample) -> None:
     if spec.result_kind not in ("image", sample.results[0].kind):
         raise ValueError(f"the result of {spec.name!r} is a {spec.result_kind}, got kind {sample.results[0].kind!r}")
     check_referring(sample.instruction, len(sample.inputs), len(sample.results))
-    if not isinstance(sample.source, dict):
-        raise ValueError(f"source is a JSON object, got {type(sample.source).__name__}; put it into one")
+    if (found := type(sample.source).__name__) != "dict":
+        raise ValueError(f"source is a JSON object, got {found}; put it into one")
     _check_sizes(sample, spec)
 
 

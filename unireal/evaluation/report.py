@@ -18,7 +18,7 @@ _GAP = 4
 _TEXT = 13  # pixels of a line of text
 _LETTERS = 60  # of a line of text
 _LETTER = 7  # pixels, of a wide one
-_PAPER, _INK = (255, 255, 255), (40, 40, 40)
+_PAPER, _INK = (202, 208, 216), (40, 40, 40)
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Bar:
     limit: float | str
 
     def text(self, higher: bool) -> str:
-        """"As in ">= 20" or "> copy"."""
+        """As in ">= 20" or "> copy"."""
         sign = ">" if higher else "<"
         return f"{sign} {self.limit}" if isinstance(self.limit, str) else f"{sign}= {self.limit:g}"
 

@@ -137,9 +137,8 @@ class World:
             items = subset.items(recipe, self.limit, self.size)
             outputs = [item.finished(output) for item, output in zip(items, answer(items), strict=True)]
             report.rows += score(recipe, subset, items, outputs)
-            report.examples.append(
-                [_example(recipe, subset, *pair) for pair in zip(items[:EXAMPLES], outputs[:EXAMPLES])]
-            )
+            shown = list(zip(items, outputs, strict=True))[:EXAMPLES]
+            report.examples.append([_example(recipe, subset, item, output) for item, output in shown])
         return report
 
     def _generated(self, generate: Generate, items: list[Item]) -> list[Outputs]:
