@@ -1,7 +1,7 @@
 """Runs one task of UniReal: python infer.py TASK --prompt TEXT [--canvas PATH] ... --output PATH
 
-    python infer.py edit --canvas examples/room.png --prompt "Make the red circle blue." --output blue.png
-    python infer.py --list-tasks
+python infer.py edit --canvas examples/room.png --prompt "Make the red circle blue." --output blue.png
+python infer.py --list-tasks
 """
 
 import sys

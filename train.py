@@ -1,8 +1,8 @@
 """Trains UniReal: python train.py EXPERIMENT [--resume] [--output DIR] [--section.field VALUE ...]
 
-    python train.py debug
-    python train.py tiny --steps 1000 --optimizer.lr 5e-4
-    accelerate launch --num_processes 2 train.py tiny
+python train.py debug
+python train.py tiny --steps 1000 --optimizer.lr 5e-4
+accelerate launch --num_processes 2 train.py tiny
 """
 
 import sys

@@ -6,6 +6,7 @@ import argparse
 import difflib
 import json
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -18,10 +19,10 @@ PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        unknown = message.removeprefix("unrecognized arguments: ").split()[0] if "unrecognized" in message else ""
-        close = difflib.get_close_matches(unknown.split("=")[0], self._option_string_actions, n=1)
+        unknown = re.match(r"unrecognized arguments: ([^\s=]+)", message)
+        close = difflib.get_close_matches(unknown[1], self._option_string_actions, n=1) if unknown else []
         hint = f"; did you mean {close[0]}?" if close else "; see infer.py --help"
-        self.exit(2, f"infer.py: {message}{hint}\n")
+        self.exit(2, f"infer.py: {' '.join(message.split())}{hint}\n")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -46,15 +47,13 @@ def run(options: argparse.Namespace) -> dict:
     get_task(options.task)
     output = _check_output(Path(options.output) if options.output else None)
     import torch  # the slow imports come after the cheap checks
-    from diffusers.utils import logging
 
+    from unireal.acceleration import accelerations
+    from unireal.diffusion.guidance import Guidance
     from unireal.pipeline import UniRealPipeline
     from unireal.request import Request
     from unireal.transforms import load_image
 
-    logging.set_verbosity_error()
-    if options.json:
-        logging.disable_progress_bar()
     request = {
         "canvas": [load_image(p, "canvas") for p in options.canvas],
         "asset": [load_image(p, "asset") for p in options.asset],
@@ -66,7 +65,13 @@ def run(options: argparse.Namespace) -> dict:
         "num_results": options.num_results,
     }
     Request(task=options.task, prompt=options.prompt, **request).assemble((64, 64))  # before the model is loaded
-    pipeline = UniRealPipeline.from_pretrained(options.model, torch_dtype=_dtype(options.dtype)).to(_device(options.device))
+    Guidance(*(1.0 if scale is None else scale for scale in (options.guidance, options.image_guidance)))
+    plugins, device = accelerations(options.accelerate), _device(options.device)
+    _quiet()
+    pipeline = UniRealPipeline.from_pretrained(options.model, dtype=getattr(torch, options.dtype))
+    if options.lora is not None:
+        pipeline.load_lora_weights(options.lora)
+    pipeline.to(device)
     pipeline.set_progress_bar_config(disable=options.json or not sys.stderr.isatty())
     started = time.perf_counter()
     out = pipeline(
@@ -77,6 +82,7 @@ def run(options: argparse.Namespace) -> dict:
         guidance_scale=options.guidance,
         image_guidance_scale=options.image_guidance,
         generator=torch.Generator().manual_seed(options.seed),
+        accelerate=plugins,
     )
     seconds = time.perf_counter() - started
     files = _save([image for frames in out.results for image in frames], output)
@@ -116,7 +122,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("task", nargs="?", metavar="TASK")
     parser.add_argument("--list-tasks", action="store_true", help="print the tasks and stop")
     parser.add_argument("--prompt", default="", help="what to do; may name inputs IMG1.. and results RES1..")
-    parser.add_argument("--canvas", "--image", nargs="+", action="extend", default=[], metavar="PATH", help="picture to edit")
+    parser.add_argument(
+        "--canvas", "--image", nargs="+", action="extend", default=[], metavar="PATH", help="picture to edit"
+    )
     parser.add_argument("--asset", nargs="+", action="extend", default=[], metavar="PATH", help="reference object")
     parser.add_argument("--control", nargs="+", action="extend", default=[], type=_control, metavar="KIND=PATH",
                         help=f"control picture; kinds: {', '.join(CONTROL_KINDS)}")  # fmt: skip
@@ -124,13 +132,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--expand", type=_borders, metavar="L,T,R,B", help="pixels to add on each side")
     parser.add_argument("--output", metavar="PATH", help="picture to write; several get _1, _2 before the suffix")
     parser.add_argument("--model", default="unireal-tiny", help="unireal-tiny, a folder, or a hub id")
-    parser.add_argument("--steps", type=int, help="denoising steps (default: the model's)")
+    parser.add_argument("--lora", metavar="DIR", help="adapter to put on the model")
+    parser.add_argument("--accelerate", type=lambda text: text.split(","), default=[], metavar="NAME,NAME",
+                        help="condition_cache, spotedit, teacache, taylorseer; settings as spotedit:tau=0.3")  # fmt: skip
+    parser.add_argument("--steps", type=_count, help="denoising steps (default: the model's)")
     parser.add_argument("--guidance", type=float, help="text guidance, 1 is none (default: the model's)")
     parser.add_argument("--image-guidance", type=float, help="image guidance, 1 is none (default: the model's)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=_seed, default=0, help="another seed, another result")
     parser.add_argument("--size", type=_size, metavar="WxH", help="size of the results (default: the canvas's)")
     parser.add_argument("--context", help="context prompt (default: the task's)")
-    parser.add_argument("--num-results", type=int, metavar="N")
+    parser.add_argument("--num-results", type=_count, metavar="N", help="how many results")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps (default: cuda if there is one)")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
     parser.add_argument("--json", action="store_true", help="print one JSON line: files, seconds, steps, model")
@@ -145,16 +156,27 @@ def _control(text: str) -> tuple[str, str]:
 
 
 def _borders(text: str) -> tuple[int, ...]:
-    parts = text.split(",")
-    if len(parts) != 4 or not all(p.strip().lstrip("-").isdigit() for p in parts):
-        raise argparse.ArgumentTypeError(f"{text!r} is not four numbers L,T,R,B of pixels")
-    return tuple(int(p) for p in parts)
+    if not re.fullmatch(r"(-?[0-9]{1,9},){3}-?[0-9]{1,9}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not four numbers L,T,R,B of pixels, for example 0,0,32,0")
+    return tuple(int(part) for part in text.split(","))
+
+
+def _count(text: str) -> int:
+    if not re.fullmatch(r"0*[1-9][0-9]{0,8}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def _seed(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,18}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 0 to {10**18 - 1}")
+    return int(text)
 
 
 def _size(text: str) -> tuple[int, int]:
-    width, x, height = text.lower().partition("x")
-    if not x or not width.strip("-").isdigit() or not height.strip("-").isdigit():
+    if not re.fullmatch(r"-?[0-9]{1,9}[xX]-?[0-9]{1,9}", text):
         raise argparse.ArgumentTypeError(f"{text!r} is not WxH in pixels, for example 64x48")
+    width, height = text.lower().split("x")
     return int(height), int(width)
 
 
@@ -163,11 +185,10 @@ def _check_output(output: Path | None) -> Path:
         raise ValueError("no output given; add --output PATH")
     if output.suffix.lower() not in PICTURES:
         raise ValueError(f"output {str(output)!r} must end in one of {', '.join(PICTURES)}")
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"output folder {str(output.parent)!r} cannot be made ({error.strerror})") from error
-    if not os.access(output.parent, os.W_OK):
+    if output.is_dir():
+        raise ValueError(f"output {str(output)!r} is a folder; give the path of a picture")
+    existing = next(folder for folder in output.absolute().parents if folder.exists())  # the rest is made when saving
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         raise ValueError(f"output folder {str(output.parent)!r} is not writable; give another --output")
     return output
 
@@ -184,18 +205,28 @@ def _device(name: str) -> str:
     return name
 
 
-def _dtype(name: str):
-    import torch
+def _quiet() -> None:
+    """The libraries keep their warnings and the progress of loading to themselves."""
+    import diffusers
+    import transformers
 
-    return getattr(torch, name)
+    for library in (diffusers.utils.logging, transformers.utils.logging):
+        library.set_verbosity_error()
+        library.disable_progress_bar()
 
 
 def _save(images: list, output: Path) -> list[str]:
-    """Writes every picture under a temporary name first, so that none is ever half there."""
+    """Writes all pictures under temporary names first, so that a failure leaves nothing behind. Raises OSError."""
     paths = [output.with_name(f"{output.stem}_{i + 1}{output.suffix}") for i in range(len(images))]
     paths = paths if len(images) > 1 else [output]
-    for image, path in zip(images, paths, strict=True):
-        temporary = path.with_name(f".{path.name}.tmp{path.suffix}")
-        image.save(temporary)
-        os.replace(temporary, path)
-    return [str(p) for p in paths]
+    temporary = [path.with_name(f".{path.stem}.tmp{os.getpid()}{path.suffix}") for path in paths]
+    output.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        for image, path in zip(images, temporary, strict=True):
+            image.save(path)
+        for source, path in zip(temporary, paths, strict=True):
+            os.replace(source, path)
+    finally:
+        for path in temporary:
+            path.unlink(missing_ok=True)
+    return [str(path) for path in paths]

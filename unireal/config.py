@@ -23,7 +23,7 @@ def lookup(table: Mapping[str, T], name: str, what: str) -> T:
 class ModelConfig:
     """A model to be built from nothing.
 
-    transformer: arguments of UniRealTransformer; its text_embed_dim, in_channels and max_text_length follow from the rest.
+    transformer: arguments of UniRealTransformer; text_embed_dim and max_text_length follow from the rest.
     text:        arguments of transformers' T5Config for a T5 that is trained jointly, or a hub id of a frozen one.
     vae:         a folder or hub id of a diffusers VAE, or None to work on pixels.
     native_size: (H, W) in pixels that the model is trained at, the default size of tasks without a canvas.
@@ -47,6 +47,14 @@ _TINY_TEXT = {
     "dropout_rate": 0.0,
 }
 
+# 8x8 tokens: positions that differ clearly from neighbour to neighbour (docs/training-log.md)
+_SMALL_GRID = {
+    "position_embedding": "both",
+    "rope_theta": 100.0,
+    "rope_spacing": 2.0,
+    "spatial_interpolation_scale": 0.25,
+}
+
 MODELS: dict[str, ModelConfig] = {
     "debug": ModelConfig(
         transformer={
@@ -66,26 +74,29 @@ MODELS: dict[str, ModelConfig] = {
             "num_layers": 8,
             "num_attention_heads": 4,
             "attention_head_dim": 64,
-            "patch_size": 1,
-            "in_channels": 32,
-            "time_embed_dim": 64,
-            "prediction_type": "sample",
-        },
-        text=_TINY_TEXT,
-        vae="unireal/checkpoints/unireal-tiny/vae",
-    ),
-    "tiny-pixel": ModelConfig(
-        transformer={
-            "num_layers": 8,
-            "num_attention_heads": 4,
-            "attention_head_dim": 64,
             "patch_size": 8,
             "in_channels": 3,
             "time_embed_dim": 64,
             "prediction_type": "sample",
+            **_SMALL_GRID,
         },
         text=_TINY_TEXT,
         vae=None,
+    ),
+    # needs: python -m unireal.training.autoencoder --output runs/vae
+    "tiny-latent": ModelConfig(
+        transformer={
+            "num_layers": 8,
+            "num_attention_heads": 4,
+            "attention_head_dim": 64,
+            "patch_size": 1,
+            "in_channels": 32,
+            "time_embed_dim": 64,
+            "prediction_type": "sample",
+            **_SMALL_GRID,
+        },
+        text=_TINY_TEXT,
+        vae="runs/vae",
     ),
     "2b": ModelConfig(
         transformer={

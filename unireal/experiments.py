@@ -1,5 +1,5 @@
-"""Training runs as values: `python train.py NAME`. A variant is a `replace` of another; every field can be overridden on
-the command line as --section.field VALUE.
+"""Training runs as values: `python train.py NAME`. A variant is a `replace` of another; every field can be overridden
+on the command line as --section.field VALUE.
 """
 
 from __future__ import annotations
@@ -71,13 +71,13 @@ _WORLD = "data_builders.world.stream:WorldStream"
 
 _TINY = TrainConfig(
     model="tiny",
-    data=DataConfig(sources=(Source(_WORLD, options={"photo_share": 0.08}),), batch_size=64),
-    time=TimeSampling(mean=0.6),
-    optimizer=OptimizerConfig(lr=1.5e-3, muon_lr=0.02, warmup=200, decay=800),
+    data=DataConfig(sources=(Source(_WORLD, options={"photo_share": 0.08}),), batch_size=48),
+    time=TimeSampling(mean=0.8, std=1.2),
+    optimizer=OptimizerConfig(lr=2e-3, muon_lr=0.015, warmup=100, decay=400, ema=0.995),
     steps=4000,
     precision="bf16",
     compile=True,
-    checkpoint_every=150,
+    checkpoint_every=100,
     sample_every=500,
 )
 
@@ -93,8 +93,8 @@ EXPERIMENTS: dict[str, TrainConfig] = {
     ),
     # the shipped checkpoint; see its model card for what it took
     "tiny": _TINY,
-    # the baseline without an autoencoder
-    "tiny-pixel": replace(_TINY, model="tiny-pixel"),
+    # the same on the latents of an autoencoder
+    "tiny-latent": replace(_TINY, model="tiny-latent"),
 }
 
 

@@ -1,14 +1,14 @@
 """UniReal as a diffusers pipeline: one class for all tasks.
 
-    pipe = UniRealPipeline.from_pretrained("unireal-tiny")
-    image = pipe("Make the red circle blue.", task="edit", canvas=Image.open("room.png")).images[0]
+pipe = UniRealPipeline.from_pretrained("unireal-tiny")
+image = pipe("Make the red circle blue.", task="edit", canvas=Image.open("room.png")).images[0]
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,11 @@ from diffusers.utils import BaseOutput
 from PIL import Image
 from transformers import PreTrainedTokenizerBase, T5EncoderModel
 
+from unireal.acceleration import Acceleration, accelerations
 from unireal.diffusion.guidance import Guidance
 from unireal.diffusion.sampling import Conditions, denoise
 from unireal.model.build import Components
+from unireal.model.folder import SHIPPED, check_model_folder
 from unireal.model.transformer import UniRealTransformer
 from unireal.model.vae import VAE
 from unireal.prompts import join
@@ -30,7 +32,6 @@ from unireal.sample import Sample
 from unireal.tasks import TASKS
 from unireal.transforms import collate, load_image, mask_image, paste_back, threshold, to_image
 
-SHIPPED = {"unireal-tiny": Path(__file__).parent / "checkpoints" / "unireal-tiny"}
 FEATHER = 1  # pixels inside a mask over which the canvas fades out
 
 
@@ -62,7 +63,7 @@ class UniRealPipeline(DiffusionPipeline):
         tokenizer: PreTrainedTokenizerBase,
         scheduler: FlowMatchEulerDiscreteScheduler,
         vae: VAE | None = None,
-        native_size: tuple[int, int] = (64, 64),
+        native_size: list[int] | tuple[int, int] = (64, 64),
         default_steps: int = 8,
         default_guidance: float = 1.0,
         default_image_guidance: float = 1.0,
@@ -121,6 +122,7 @@ class UniRealPipeline(DiffusionPipeline):
         generator: torch.Generator | list[torch.Generator] | None = None,
         output_type: str = "pil",
         callback_on_step_end: Any = None,
+        accelerate: str | Acceleration | Sequence[str | Acceleration] = (),
         return_dict: bool = True,
     ) -> UniRealPipelineOutput | tuple[list[Any]]:
         """
@@ -133,9 +135,11 @@ class UniRealPipeline(DiffusionPipeline):
         guidance_scale, image_guidance_scale: 1 is none; guidance_interval: share of the steps in which they act.
         callback_on_step_end(pipe, step, t, {"latents": [...]}) may return a dict with other latents.
         generator: for reproducible noise; a list has one for each prompt and variant.
+        accelerate: plug-ins or their names, e.g. ["spotedit", "condition_cache"]; see unireal.acceleration.
 
         Raises ValueError for whatever does not fit the task or the model.
         """
+        plugins = accelerations(accelerate)
         request = Request(
             task=task,
             canvas=[load_image(i, "canvas") for i in _as_list(canvas)],
@@ -150,11 +154,11 @@ class UniRealPipeline(DiffusionPipeline):
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         samples, pastes = [], []
         for text in prompts:
-            sample, paste = Request(**{**vars(request), "prompt": text}).assemble(self.config.native_size)
+            sample, paste = replace(request, prompt=text).assemble(self.config.native_size)
             samples += [sample] * request.variants
             pastes += [paste] * request.variants
         guidance = self.guidance(guidance_scale, image_guidance_scale, guidance_interval)
-        images = self._run(samples, num_inference_steps, guidance, generator, callback_on_step_end)
+        images = self._run(samples, num_inference_steps, guidance, generator, callback_on_step_end, plugins)
         results = [
             [_convert(image, output_type) for image in _pasted(frames, paste)]
             for frames, paste in zip(images, pastes, strict=True)
@@ -170,10 +174,18 @@ class UniRealPipeline(DiffusionPipeline):
         guidance: float | None = None,
         image_guidance: float | None = None,
         seed: int = 0,
+        accelerate: str | Acceleration | Sequence[str | Acceleration] = (),
     ) -> list[list[np.ndarray]]:
         """Results of samples of one layout, uint8 (H, W, 3): for each sample as many as it has result frames."""
         generators = [torch.Generator().manual_seed(seed + i) for i in range(len(samples))]
-        return self._run(samples, num_inference_steps, self.guidance(guidance, image_guidance), generators)
+        scales, plugins = self.guidance(guidance, image_guidance), accelerations(accelerate)
+        return self._run(samples, num_inference_steps, scales, generators, accelerate=plugins)
+
+    def load_lora_weights(self, folder: str | Path, adapter_name: str = "default") -> None:
+        """Puts a LoRA adapter that unireal.model.lora.save_lora saved into the transformer. Raises ValueError if it does not fit."""
+        from unireal.model.lora import load_lora
+
+        load_lora(self.transformer, folder, adapter_name)
 
     def guidance(
         self, text: float | None = None, image: float | None = None, interval: tuple[float, float] = (0.0, 1.0)
@@ -189,6 +201,7 @@ class UniRealPipeline(DiffusionPipeline):
         guidance: Guidance,
         generator: torch.Generator | list[torch.Generator] | None,
         callback: Any = None,
+        accelerate: Sequence[Acceleration] = (),
     ) -> list[list[np.ndarray]]:
         num_steps = self.config.default_steps if num_steps is None else num_steps
         if num_steps < 1:
@@ -211,7 +224,9 @@ class UniRealPipeline(DiffusionPipeline):
                     return None
                 return (callback(self, step, t, {"latents": latents}) or {}).get("latents")
 
-            latents = denoise(self.transformer, self.scheduler, noise, given, guidance, num_steps, after_step)
+            latents = denoise(
+                self.transformer, self.scheduler, noise, given, guidance, num_steps, after_step, accelerate, codec
+            )
         frames = [codec.decode(x, size) for x, size in zip(latents, sizes, strict=True)]
         self.maybe_free_model_hooks()
         results = [[to_image(frame[i]) for frame in frames] for i in range(len(samples))]
@@ -232,19 +247,6 @@ class UniRealPipeline(DiffusionPipeline):
         return noise.to(self._execution_device)
 
 
-def check_model_folder(path: Path) -> None:
-    """Raises ValueError if a pipeline folder lacks files or holds weights that would have to be unpickled."""
-    index = path / "model_index.json"
-    if not index.is_file():
-        raise ValueError(f"model folder {str(path)!r} has no model_index.json; give a folder saved by this project")
-    for part in ("transformer", "text_encoder"):
-        folder = path / part
-        if not (folder / "config.json").is_file() or not list(folder.glob("*.safetensors*")):
-            pickled = [f.name for f in folder.glob("*") if f.suffix in (".bin", ".pt", ".pth", ".ckpt", ".pkl")]
-            found = f"it holds pickled weights ({pickled[0]})" if pickled else "config.json or *.safetensors is missing"
-            raise ValueError(f"model folder {str(folder)!r} cannot be loaded: {found}; save it as safetensors")
-
-
 def _finished(images: list[np.ndarray], sample: Sample) -> list[np.ndarray]:
     """The first result as its task shows it: masks black and white, depth grey."""
     kind = TASKS[sample.task].result_kind
@@ -257,9 +259,7 @@ def _finished(images: list[np.ndarray], sample: Sample) -> list[np.ndarray]:
 
 
 def _pasted(images: list[np.ndarray], paste: Paste | None) -> list[np.ndarray]:
-    if paste is None:
-        return images
-    return [paste_back(images[0], paste.canvas, paste.mask, FEATHER), *images[1:]]
+    return images if paste is None else [paste_back(images[0], paste.canvas, paste.mask, FEATHER), *images[1:]]
 
 
 def _convert(image: np.ndarray, output_type: str) -> Any:

@@ -1,4 +1,4 @@
-"""What a user asks for, checked and turned into a sample that the model takes. Pipeline, command line and demo share it."""
+"""What a user asks for, checked and turned into a sample that the model takes; for pipeline, command line and demo."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from unireal.tasks import CONTROL_KINDS, TaskSpec, get_task
 from unireal.transforms import as_frame, erase, expand, mask_image, resized, threshold
 
 MAX_SIDE = 2048  # pixels
+MAX_RESULTS = 64  # of one call
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Request:
         self._check_counts(spec)
         frames, mask = self._frames(spec)
         size = self._size(spec, frames, native_size)
-        frames = [resized(f, size) if f.role is not Role.ASSET and self.size else f for f in frames]
+        frames = [self._at_size(f, size) for f in frames]
         original = frames[0].image if frames else None
         if mask is not None and mask.shape != size:
             mask = threshold(resized(as_frame(mask_image(mask), Role.CONTROL, "mask"), size).image)
@@ -98,12 +99,11 @@ class Request:
         if (self.expand is None) == (spec.prepare == "expand"):
             need = "needs" if spec.prepare == "expand" else "takes no"
             raise ValueError(f"task {spec.name!r} {need} --expand L,T,R,B")
-        if self.num_results is not None and self.num_results < 1:
-            raise ValueError(f"the number of results must be at least 1, got {self.num_results}")
-        if spec.num_results[1] > 1 and (self.num_results or 1) > spec.num_results[1]:
-            raise ValueError(f"task {spec.name!r} gives at most {spec.num_results[1]} results, got {self.num_results}")
-        if not spec.slots and (self.num_results or 1) > 64:
-            raise ValueError(f"at most 64 results at once, got {self.num_results}; call again for more")
+        if max(self.expand or (0,)) > MAX_SIDE:
+            raise ValueError(f"--expand adds at most {MAX_SIDE} pixels on a side, got {self.expand}")
+        limit = spec.num_results[1] if spec.num_results[1] > 1 else MAX_RESULTS
+        if self.num_results is not None and not 1 <= self.num_results <= limit:
+            raise ValueError(f"task {spec.name!r} gives 1 to {limit} results at once, got {self.num_results}")
 
     def _frames(self, spec: TaskSpec) -> tuple[list[Frame], np.ndarray | None]:
         """Input frames in the order of the task's slots, and the mask bool (H, W) of what is to change."""
@@ -125,6 +125,14 @@ class Request:
         if mask is not None:
             frames.append(as_frame(mask_image(mask), Role.CONTROL, "mask"))
         return frames, mask
+
+    def _at_size(self, frame: Frame, size: tuple[int, int]) -> Frame:
+        """Assets are shrunk to fit into a square of the results' longer side, never grown; the others get the size
+        that was asked for."""
+        if frame.role is not Role.ASSET:
+            return resized(frame, size) if self.size else frame
+        scale = max(size) / max(frame.size)
+        return frame if scale >= 1 else resized(frame, tuple(max(1, round(side * scale)) for side in frame.size))
 
     def _size(self, spec: TaskSpec, frames: list[Frame], native_size: tuple[int, int]) -> tuple[int, int]:
         size = self.size

@@ -134,7 +134,7 @@ _SPECS = (
     ),
     TaskSpec(
         name="control",
-        summary="generate an image that follows depth, edges, pose, a segmentation, a sketch, a layout, a mask or drags",
+        summary="generate an image that follows depth, edges, a pose, segmentation, sketch, layout, mask or drag",
         slots=(CONTROL,),
         template="The result follows the {kind} of IMG1; {prompt}",
         example="a large red circle at the left in a sand room",

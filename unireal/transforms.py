@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageFilter, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFilter, ImageOps
 
 from unireal.prompts import join
 from unireal.sample import Batch, Frame, Role, Sample
@@ -23,12 +23,16 @@ HOLE = 127  # grey level of unknown pixels, as in the training data
 MAX_PIXELS = 64_000_000  # of a file; larger ones are taken for decompression bombs
 
 
-def load_image(source: str | Path | Image.Image, name: str = "image") -> np.ndarray:
+def load_image(source: str | Path | Image.Image | np.ndarray, name: str = "image") -> np.ndarray:
     """A picture as uint8 (H, W, 3) RGB: EXIF orientation applied, alpha laid over white, 16 bits scaled to 8.
 
-    name: what the picture is, for messages. Raises ValueError if it is missing, empty, truncated, no picture, or
-    larger than MAX_PIXELS.
+    source: a path, a PIL image, or an array uint8 (H, W, 3) or (H, W). name: what the picture is, for messages.
+    Raises ValueError if it is missing, empty, truncated, no picture, or larger than MAX_PIXELS.
     """
+    if isinstance(source, np.ndarray):
+        if source.dtype != np.uint8 or 0 in source.shape or not (source.ndim == 2 or source.shape[2:] == (3,)):
+            raise ValueError(f"{name} is an array {source.dtype} {source.shape}; give uint8 (H, W, 3) or (H, W)")
+        source = Image.fromarray(source)
     if isinstance(source, Image.Image):
         return _to_rgb(source)
     path = Path(source)
@@ -36,16 +40,12 @@ def load_image(source: str | Path | Image.Image, name: str = "image") -> np.ndar
         raise ValueError(f"{name} {str(path)!r} is not a file; give the path of a PNG, JPEG or other picture")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            warnings.simplefilter("ignore")
             with Image.open(path) as image:
                 if image.width * image.height > MAX_PIXELS:
-                    raise ValueError(
-                        f"{name} {str(path)!r} has {image.width}x{image.height} pixels, the limit is {MAX_PIXELS}; "
-                        "make it smaller first"
-                    )
-                image.load()
+                    raise Image.DecompressionBombError(f"{image.width}x{image.height} pixels, more than {MAX_PIXELS}")
                 return _to_rgb(image)
-    except (Image.DecompressionBombError, UnidentifiedImageError, OSError, SyntaxError) as error:
+    except Exception as error:  # decoders meet damaged files with errors of almost any type
         reason = "it is empty" if path.stat().st_size == 0 else str(error).split(" '")[0]
         raise ValueError(f"{name} {str(path)!r} cannot be read as a picture ({reason}); give an intact file") from error
 
@@ -53,8 +53,10 @@ def load_image(source: str | Path | Image.Image, name: str = "image") -> np.ndar
 def _to_rgb(image: Image.Image) -> np.ndarray:
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") or image.mode == "F":  # 16 bits in one channel, or more
-        values = np.asarray(image, dtype=np.float64)
-        top = 65535 if values.max(initial=0) > 255 else 255
+        values = np.nan_to_num(np.asarray(image, dtype=np.float64))
+        # 32-bit modes do not say what white is: it is taken for the smallest usual value that holds all pixels
+        usual = (65535,) if image.mode.startswith("I;16") else (255, 65535) if image.mode == "I" else (1, 255, 65535)
+        top = next((white for white in usual if values.max() <= white), 65535)
         grey = np.clip(values / top * 255 + 0.5, 0, 255).astype(np.uint8)
         return np.repeat(grey[..., None], 3, axis=2)
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
@@ -69,7 +71,7 @@ def resize(image: np.ndarray, size: tuple[int, int], kind: str = "image") -> np.
         return image
     sharp = kind in ("mask", "segmentation", "layout", "drag")
     how = Image.Resampling.NEAREST if sharp else Image.Resampling.LANCZOS
-    return np.asarray(Image.fromarray(image).resize((size[1], size[0]), how))
+    return np.array(Image.fromarray(image).resize((size[1], size[0]), how))
 
 
 def threshold(mask: np.ndarray) -> np.ndarray:
@@ -120,7 +122,7 @@ def to_tensor(frame: Frame) -> torch.Tensor:
     if frame.image.dtype == np.uint16:
         grey = torch.from_numpy(frame.image.astype(np.float32)) / 32767.5 - 1
         return grey.expand(3, -1, -1).contiguous()
-    return torch.from_numpy(frame.image).permute(2, 0, 1).float() / 127.5 - 1
+    return torch.tensor(frame.image).permute(2, 0, 1).float() / 127.5 - 1
 
 
 def to_image(tensor: torch.Tensor) -> np.ndarray:
@@ -138,7 +140,9 @@ def collate(samples: Sequence[Sample]) -> Batch:
     return Batch(
         inputs=[torch.stack([to_tensor(s.inputs[k]) for s in samples]) for k in range(len(first.inputs))],
         results=[torch.stack([to_tensor(s.results[r]) for s in samples]) for r in range(len(first.results))],
-        roles=torch.tensor([[f.role.index for f in s.inputs] for s in samples], dtype=torch.long).view(len(samples), -1),
+        roles=torch.tensor([[f.role.index for f in s.inputs] for s in samples], dtype=torch.long).view(
+            len(samples), -1
+        ),
         changed=torch.stack([_changed(s) for s in samples]),
         prompts=[join(s.context, s.instruction) for s in samples],
         tasks=[s.task for s in samples],

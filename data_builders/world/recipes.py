@@ -42,7 +42,7 @@ def _edit(name: str, weight: float, edit: edits.Edits) -> Recipe:
 
 
 def _control(kind: str) -> Recipe:
-    return Recipe(f"control_{kind}", "control", 0.4, partial(generation.control, kind=kind))
+    return Recipe(f"control_{kind}", "control", 0.15, partial(generation.control, kind=kind))
 
 
 _ALL = (
@@ -53,20 +53,20 @@ _ALL = (
     _edit("replace", 2.0, edits.substitute),
     _edit("background", 0.5, edits.repaint_room),
     _edit("resize", 0.5, edits.resize),
-    Recipe("frame2frame", "edit", 0.5, edits.frame2frame, context="realistic style, dynamic scenario"),
+    Recipe("frame2frame", "edit", 0.2, edits.frame2frame, context="realistic style, dynamic scenario"),
     Recipe("insert", "insert", 2.0, edits.insert),
     Recipe("tryon", "tryon", 0.7, edits.tryon),
     Recipe("customize1", "customize", 1.5, partial(generation.customize, num_assets=1)),
     Recipe("customize2", "customize", 0.7, partial(generation.customize, num_assets=2)),
     *(_control(kind) for kind in generation.CONTROLS),
-    Recipe("control_drag", "control", 0.4, generation.drag),
+    Recipe("control_drag", "control", 0.15, generation.drag),
     Recipe("depth", "depth", 1.5, generation.depth),
     Recipe("segment", "segment", 3.0, generation.segment),
     Recipe("colorize", "restore", 0.4, generation.colorize),
     Recipe("deblur", "restore", 0.4, generation.deblur),
     Recipe("inpaint", "inpaint", 1.0, generation.inpaint),
     Recipe("outpaint", "outpaint", 0.7, generation.outpaint),
-    Recipe("t2i", "t2i", 0.5, generation.text_to_image),
+    Recipe("t2i", "t2i", 0.4, generation.text_to_image),
     Recipe("edit_mask", "compose", 1.0, edits.edit_mask),
     Recipe("customize_mask", "compose", 0.4, generation.customize_mask),
 )

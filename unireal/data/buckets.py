@@ -1,7 +1,8 @@
 """Batches of one layout: samples wait in the bucket of their frame sizes and text length until one is full, so that
 only text is padded, and that little.
 
-Dropout of text and of input frames for guidance happens here, the latter for whole batches, since it changes the layout.
+Dropout of text and of input frames for guidance happens here, the latter for whole batches, since it changes
+the layout.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from unireal.data.mixture import Mixture, Source
 from unireal.sample import Batch, Layout, Sample
 from unireal.transforms import collate
 
-_TEXT_STEP = 24  # characters; about 5 tokens
+_TEXT_STEP = 80  # characters; about 16 tokens
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """A weighted mixture of data sets that can be resumed to the sample.
 
-A data set is anything with `__getitem__(int) -> Sample`; with a length it is shuffled anew in every pass, without one it
-is an endless stream. Which data set draw number i takes, and which sample of it, follow from the seed alone.
+A data set is anything with `__getitem__(int) -> Sample`; with a length it is shuffled anew in every pass, without one
+it is an endless stream. Which data set draw number i takes, and which sample of it, follow from the seed alone.
 """
 
 from __future__ import annotations

@@ -191,7 +191,7 @@ def to_row(sample: Sample) -> dict[str, Any]:
 
 def from_row(row: Mapping[str, Any]) -> Sample:
     """The sample of a record. Raises ValueError for missing columns, unknown roles and images that do not decode."""
-    if missing := [name for name in COLUMNS if name not in row or row[name] is None and name != "mask"]:
+    if missing := [name for name in COLUMNS if name not in row or (row[name] is None and name != "mask")]:
         raise ValueError(f"no {', '.join(missing)}; a record has {', '.join(COLUMNS)}, and only mask may be null")
     inputs = tuple(_frame(f, f"input {i}") for i, f in enumerate(row["inputs"], start=1))
     results = tuple(_frame({**f, "role": "result"}, f"result {i}") for i, f in enumerate(row["results"], start=1))

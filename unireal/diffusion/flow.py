@@ -22,9 +22,17 @@ def add_noise(clean: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torc
 def as_velocity(
     prediction: torch.Tensor, noisy: torch.Tensor, t: torch.Tensor, prediction_type: str, min_time: float = 0.0
 ) -> torch.Tensor:
-    """What the model predicted for x_t (B, C, H, W) at t (B,), as a velocity. min_time bounds the divisor."""
+    """What the model predicted for x_t (B, C, H, W) at t (B,), as a velocity. min_time bounds the divisor.
+
+    A video prior's "v_prediction" is v = a noise - b x_0 with a = (1 - t) / n, b = t / n, n = hypot(1 - t, t), for the
+    input x_t / n. So x_0 = a x_t / n - b v, noise = b x_t / n + a v, and their difference is the velocity.
+    """
     if prediction_type == "velocity":
         return prediction
+    if prediction_type == "v_prediction":
+        t = t.view(-1, 1, 1, 1)
+        n = torch.hypot(1 - t, t)
+        return ((2 * t - 1) * noisy / n + prediction) / n
     return (noisy - prediction) / t.clamp(min=max(min_time, 1e-6)).view(-1, 1, 1, 1)
 
 
@@ -68,13 +76,15 @@ def flow_loss(
 ) -> torch.Tensor:
     """Velocity error of every sample, float32 (B,).
 
-    A model that predicts the clean image ("sample") is measured in velocity space too, with t held at MIN_TIME or above:
-    both errors then differ by a factor only. weight: (B, 1, H, W), normalised here to a mean of 1 per sample.
+    A model that predicts v or the clean image ("sample") is measured in velocity space too, the latter with t held at
+    MIN_TIME or above: the errors then differ by a factor only. weight: (B, 1, H, W), normalised here to a mean of 1 per
+    sample.
     """
     if prediction_type == "sample":
         error = (prediction.float() - clean.float()) / t.clamp(min=MIN_TIME).view(-1, 1, 1, 1)
     else:
-        error = prediction.float() - (noise - clean).float()
+        velocity = as_velocity(prediction.float(), noisy.float(), t, prediction_type)
+        error = velocity - (noise - clean).float()
     squared = error.square()
     if weight is not None:
         squared = squared * (weight / weight.mean(dim=(1, 2, 3), keepdim=True))

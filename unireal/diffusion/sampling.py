@@ -5,8 +5,9 @@ Axes: B batch, K input frames, R result frames, C, h, w latent channels, rows an
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
@@ -15,6 +16,7 @@ from unireal.diffusion.flow import as_velocity
 from unireal.diffusion.guidance import Branch, Guidance, combine
 from unireal.model.text_encoder import TextFeatures
 from unireal.model.transformer import UniRealTransformer
+from unireal.model.vae import FrameCodec
 
 Callback = Callable[[int, float, list[torch.Tensor]], list[torch.Tensor] | None]
 
@@ -27,6 +29,44 @@ class Conditions:
     no_text: TextFeatures
     frames: list[torch.Tensor]
     roles: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a sampling call is about, for accelerations to look at.
+
+    sizes: latent (h, w) of the R result frames; codec: between latents and pixels, None if the caller has none.
+    """
+
+    transformer: UniRealTransformer
+    given: Conditions
+    num_steps: int
+    sizes: tuple[tuple[int, int], ...]
+    codec: FrameCodec | None = None
+
+
+class Accelerator(Protocol):
+    """What decides what every step of a call computes (unireal.acceleration.base.StepScheduler)."""
+
+    def velocities(
+        self, step: int, t: torch.Tensor, latents: list[torch.Tensor], branches: Sequence[Branch]
+    ) -> dict[Branch, list[torch.Tensor]]:
+        """Takes the place of `velocity` for all branches of a step; t: (B,), all equal."""
+
+    def guided(self, t: float, latents: list[torch.Tensor], velocities: list[torch.Tensor]) -> list[torch.Tensor]:
+        """What becomes of the guided velocities of the R result frames."""
+
+    def finish(self, latents: list[torch.Tensor]) -> list[torch.Tensor]:
+        """What becomes of the last step's result."""
+
+    def close(self) -> None:
+        """Lets go of all state; called also after an exception."""
+
+
+class Accelerations(Protocol):
+    """Settings from which every call gets an accelerator of its own (unireal.acceleration.accelerations)."""
+
+    def start(self, call: Call) -> Accelerator: ...
 
 
 def sampling_times(scheduler: FlowMatchEulerDiscreteScheduler, num_steps: int, device: torch.device) -> torch.Tensor:
@@ -64,26 +104,45 @@ def denoise(
     guidance: Guidance,
     num_steps: int,
     callback: Callback | None = None,
+    accelerate: Accelerations | tuple[()] = (),
+    codec: FrameCodec | None = None,
 ) -> list[torch.Tensor]:
     """R clean latent frames (B, C, h, w) from as many of noise.
 
     callback(step, t, latents) runs after every step; if it returns latents, they replace the current ones.
+    accelerate: made by unireal.acceleration.accelerations; codec: between latents and pixels, for plug-ins that ask.
+    Raises ValueError for plug-ins that exclude each other, or ask for what the model lacks.
     """
     latents = [x.float() for x in noise]
     times = sampling_times(scheduler, num_steps, latents[0].device)
-    for step, t in enumerate(times):
-        batch_t = t.expand(latents[0].shape[0])
-        weights = guidance.weights(step, num_steps, bool(given.frames))
-        velocities = {branch: velocity(transformer, latents, batch_t, branch, given) for branch in weights}
-        guided = combine(velocities, weights)
-        latents = _euler(scheduler, guided, scheduler.timesteps[step], latents)
-        if callback is not None:
-            latents = callback(step, float(t), latents) or latents
+    sizes = tuple(tuple(x.shape[-2:]) for x in latents)
+    accelerator = accelerate.start(Call(transformer, given, num_steps, sizes, codec)) if accelerate else None
+    try:
+        for step, t in enumerate(times):
+            batch_t = t.expand(latents[0].shape[0])
+            weights = guidance.weights(step, num_steps, bool(given.frames))
+            if accelerator is None:
+                velocities = {branch: velocity(transformer, latents, batch_t, branch, given) for branch in weights}
+                guided = combine(velocities, weights)
+            else:
+                velocities = accelerator.velocities(step, batch_t, latents, list(weights))
+                guided = accelerator.guided(float(t), latents, combine(velocities, weights))
+            latents = _euler(scheduler, guided, scheduler.timesteps[step], latents)
+            if accelerator is not None and step == num_steps - 1:
+                latents = accelerator.finish(latents)
+            if callback is not None:
+                latents = callback(step, float(t), latents) or latents
+    finally:
+        if accelerator is not None:
+            accelerator.close()
     return latents
 
 
 def _euler(
-    scheduler: FlowMatchEulerDiscreteScheduler, velocities: list[torch.Tensor], t: torch.Tensor, latents: list[torch.Tensor]
+    scheduler: FlowMatchEulerDiscreteScheduler,
+    velocities: list[torch.Tensor],
+    t: torch.Tensor,
+    latents: list[torch.Tensor],
 ) -> list[torch.Tensor]:
     """One scheduler step for all frames at once, since it counts its calls."""
     flat = torch.cat([x.flatten(1) for x in latents], dim=1)

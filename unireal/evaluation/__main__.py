@@ -1,7 +1,7 @@
 """The command line: python -m unireal.evaluation BENCHMARK --model MODEL --output DIR
 
-    python -m unireal.evaluation world --model unireal-tiny --output results
-    python -m unireal.evaluation world --baseline copy --output results --limit 32
+python -m unireal.evaluation world --model unireal-tiny --output results
+python -m unireal.evaluation world --baseline copy --output results --limit 32
 """
 
 from __future__ import annotations

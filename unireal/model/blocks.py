@@ -20,7 +20,7 @@ from unireal.model.packing import PackedSequence, Segment
 
 Rotary = tuple[torch.Tensor, torch.Tensor] | None
 
-# Up to this many tokens, plain matmul-softmax-matmul trains about 3x faster than SDPA on a CPU (benchmarks/attention.py)
+# Up to this many tokens, plain matmul and softmax train faster than SDPA on a CPU: benchmarks/attention.py
 _SHORT = 512
 
 

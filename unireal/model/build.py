@@ -15,6 +15,8 @@ from unireal.model.transformer import UniRealTransformer
 from unireal.model.vae import VAE, FrameCodec
 from unireal.prompts import CONTEXT_KEYWORDS
 
+PRIOR_TEXT_LENGTH = 226  # tokens that CogVideoX pads every prompt to
+
 
 @dataclass
 class Components:
@@ -25,17 +27,24 @@ class Components:
     tokenizer: PreTrainedTokenizerBase
     vae: VAE | None
 
+    def __post_init__(self) -> None:
+        if self._padded:  # CogVideoX's own T5 stays as it is, also after it was saved and loaded
+            self.text_encoder.requires_grad_(False)
+
+    @property
+    def _padded(self) -> bool:
+        return self.transformer.config.max_text_length == PRIOR_TEXT_LENGTH
+
     @property
     def text(self) -> TextEncoder:
         config = self.transformer.config
-        frozen = not any(p.requires_grad for p in self.text_encoder.parameters())
         return TextEncoder(
             self.tokenizer,
             self.text_encoder,
             config.max_text_length,
             config.max_inputs,
             config.max_results,
-            pad_to_max=frozen and config.max_text_length == 226,
+            pad_to_max=self._padded,
         )
 
     @property

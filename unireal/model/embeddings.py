@@ -25,14 +25,34 @@ def frame_times(num_inputs: int, num_results: int, span: int) -> list[int]:
     return [*range(num_inputs), *range(first, first + num_results)]
 
 
-def frame_positions(times: list[int], grids: list[tuple[int, int]]) -> torch.Tensor:
-    """(t, h, w) of every token of frames with the given token grids (rows, columns), float32 (N, 3)."""
+def frame_positions(
+    times: list[int], grids: list[tuple[int, int]], base_grid: tuple[int, int] | None = None
+) -> torch.Tensor:
+    """(t, h, w) of every token of frames with the given token grids (rows, columns), float32 (N, 3).
+
+    base_grid: the grid of a video prior, into which every frame is fitted; None counts rows and columns from 0.
+    """
     blocks = []
-    for time, (rows, columns) in zip(times, grids, strict=True):
+    for time, grid in zip(times, grids, strict=True):
         t = torch.tensor([float(time)])
-        h, w = torch.arange(rows, dtype=torch.float32), torch.arange(columns, dtype=torch.float32)
+        h, w = (torch.arange(n, dtype=torch.float32) for n in grid) if base_grid is None else _fitted(grid, base_grid)
         blocks.append(torch.cartesian_prod(t, h, w))
     return torch.cat(blocks)
+
+
+def _fitted(grid: tuple[int, int], base: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Row and column positions of a grid that is scaled to fit the base grid and centred there.
+
+    CogVideoX's own rule for sizes that it was not trained at, to the digit (diffusers:
+    get_resize_crop_region_for_grid, then get_3d_rotary_pos_embed).
+    """
+    scale = base[0] / grid[0] if grid[0] / grid[1] > base[0] / base[1] else base[1] / grid[1]
+    axes = []
+    for count, room in zip(grid, base, strict=True):
+        extent = round(scale * count)
+        start = round((room - extent) / 2)
+        axes.append(torch.linspace(start, (start + extent) * (count - 1) / count, count, dtype=torch.float32))
+    return axes[0], axes[1]
 
 
 def rotary_axes(head_dim: int) -> tuple[int, int, int]:
@@ -60,7 +80,7 @@ def apply_rotary(x: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor]) -> 
 
 
 def sincos_embedding(positions: torch.Tensor, dim: int, spatial_scale: float, temporal_scale: float) -> torch.Tensor:
-    """Sine-cosine embedding float32 (N, D) that CogVideoX-2B adds to its tokens: D/4 channels for t, 3D/8 for w and h."""
+    """Sine-cosine embedding float32 (N, D) that CogVideoX-2B adds to tokens: D/4 channels for t, 3D/8 for w and h."""
     spatial, temporal = 3 * dim // 4, dim // 4
     t, h, w = positions[:, 0] / temporal_scale, positions[:, 1] / spatial_scale, positions[:, 2] / spatial_scale
     return torch.cat([_sincos(t, temporal), _sincos(w, spatial // 2), _sincos(h, spatial // 2)], dim=1)

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import torch
 from transformers import PreTrainedTokenizerBase, T5EncoderModel
 
 from unireal.prompts import referring_words
 
-_CACHE_SIZE = 4096
+_FIELDS = ("features", "mask", "referring")
+_CACHE_SIZE = 512  # prompts; those of T5-XXL take 4 MB each
+_CACHES: WeakKeyDictionary[T5EncoderModel, OrderedDict[str, TextFeatures]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -55,9 +58,14 @@ class TextEncoder:
         self.tokenizer, self.model, self.max_length, self.pad_to_max = tokenizer, model, max_length, pad_to_max
         ids = tokenizer.convert_tokens_to_ids(referring_words(max_inputs, max_results))
         if None in ids or tokenizer.unk_token_id in ids:
-            raise ValueError("the tokenizer lacks IMG and RES tokens; call unireal.model.text_encoder.add_referring_tokens")
+            raise ValueError(
+                "the tokenizer lacks IMG and RES tokens; call unireal.model.text_encoder.add_referring_tokens"
+            )
         self._referring = {token: i + 1 for i, token in enumerate(ids)}
-        self._cache: OrderedDict[str, TextFeatures] = OrderedDict()
+
+    @property
+    def frozen(self) -> bool:
+        return not any(p.requires_grad for p in self.model.parameters())
 
     def tokenize(self, prompts: list[str]) -> dict[str, torch.Tensor]:
         """input_ids, attention_mask and referring, int64 (B, L) each."""
@@ -77,24 +85,24 @@ class TextEncoder:
     def encode_tokens(self, tokens: dict[str, torch.Tensor]) -> TextFeatures:
         """Features of tokenized prompts, with gradients if they are enabled."""
         ids, mask = tokens["input_ids"].to(self.model.device), tokens["attention_mask"].to(self.model.device)
-        features = self.model(input_ids=ids, attention_mask=mask).last_hidden_state  # (B, L, D)
+        seen_by_t5 = None if self.pad_to_max else mask  # CogVideoX's T5 saw its padding
+        features = self.model(input_ids=ids, attention_mask=seen_by_t5).last_hidden_state  # (B, L, D)
         # CogVideoX attends to its padding: there is no mask when everything is padded to one length
         seen = torch.ones_like(mask, dtype=torch.bool) if self.pad_to_max else mask.bool()
         return TextFeatures(features, seen, tokens["referring"].to(ids.device))
 
     @torch.no_grad()
     def __call__(self, prompts: list[str]) -> TextFeatures:
-        """Features of prompts without gradients; a frozen model's are cached when all have one length."""
-        if not self.pad_to_max or self.model.training:
+        """Features of prompts without gradients; a frozen model's are cached, on the CPU, when all have one length."""
+        if not self.pad_to_max or not self.frozen:
             return self.encode_tokens(self.tokenize(prompts))
-        new = [p for p in dict.fromkeys(prompts) if p not in self._cache]
+        cache = _CACHES.setdefault(self.model, OrderedDict())
+        new = [p for p in dict.fromkeys(prompts) if p not in cache]
         if new:
-            fresh = self.encode_tokens(self.tokenize(new))
+            fresh = self.encode_tokens(self.tokenize(new)).to(torch.device("cpu"), self.model.dtype)
             for i, prompt in enumerate(new):
-                self._cache[prompt] = TextFeatures(
-                    fresh.features[i : i + 1], fresh.mask[i : i + 1], fresh.referring[i : i + 1]
-                )
-        rows = [self._cache[p] for p in prompts]
-        while len(self._cache) > _CACHE_SIZE:
-            self._cache.popitem(last=False)
-        return TextFeatures(*(torch.cat([getattr(r, f) for r in rows]) for f in ("features", "mask", "referring")))
+                cache[prompt] = TextFeatures(*(getattr(fresh, f)[i : i + 1].clone() for f in _FIELDS))
+        rows = [cache[p] for p in prompts]
+        while len(cache) > _CACHE_SIZE:
+            cache.popitem(last=False)
+        return TextFeatures(*(torch.cat([getattr(r, f) for r in rows]) for f in _FIELDS))

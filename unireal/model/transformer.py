@@ -9,7 +9,8 @@ Axes: B batch, K input frames, R result frames, L text tokens, N all tokens, D w
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -21,13 +22,8 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 
 from unireal.model.blocks import KeyValueMemory, UniRealBlock
-from unireal.model.embeddings import (
-    PatchEmbed,
-    frame_positions,
-    frame_times,
-    rotary_embedding,
-    sincos_embedding,
-)
+from unireal.model.embeddings import PatchEmbed, frame_positions, frame_times, rotary_embedding, sincos_embedding
+from unireal.model.noise_schedule import NoiseSchedule, unit_variance
 from unireal.model.packing import PackedSequence, Segment, unpatchify
 from unireal.sample import Role
 
@@ -51,7 +47,8 @@ class OutputNorm(nn.Module):
         shift, scale = self.linear(nn.functional.silu(temb)).chunk(2, dim=-1)  # (B, S, D) each
         parts = self.norm(x).split([s.length for s in segments], dim=1)
         rows = [s.time for s in segments]
-        return torch.cat([p * (1 + scale[:, r, None]) + shift[:, r, None] for p, r in zip(parts, rows)], dim=1)
+        pairs = zip(parts, rows, strict=True)
+        return torch.cat([p * (1 + scale[:, r, None]) + shift[:, r, None] for p, r in pairs], dim=1)
 
 
 class UniRealTransformer(ModelMixin, ConfigMixin, CacheMixin, PeftAdapterMixin):
@@ -60,13 +57,18 @@ class UniRealTransformer(ModelMixin, ConfigMixin, CacheMixin, PeftAdapterMixin):
     in_channels:    latent channels of a frame; patch_size: latent pixels along a token's side.
     text_embed_dim: width of the text encoder's features; max_text_length: tokens that a prompt is cut to.
     time_embed_dim: width of the time embedding.
-    position_embedding: "rotary" (CogVideoX-5B) or "sincos" (CogVideoX-2B); rope_theta, spatial_interpolation_scale and
-        temporal_interpolation_scale belong to them.
+    position_embedding: "rotary" (CogVideoX-5B), "sincos" (CogVideoX-2B), or "both", with which a small grid learns sooner
+        to look at the same place of another frame; rope_theta, rope_spacing (angle between neighbouring tokens, radians),
+        spatial_interpolation_scale and temporal_interpolation_scale belong to them.
     max_inputs, max_results: sizes of the index tables, so how many IMGk and RESk there are.
     frame_span:     number of temporal positions that inputs and results are laid out in (13 in CogVideoX).
     condition_attention: "full" (the paper) or "isolated": text and input frames do not attend to result frames and are
         modulated at t = 0, so that their keys and values are the same in every denoising step.
-    prediction_type: what `forward` returns: "velocity" (noise - x0) or "sample" (x0).
+    prediction_type: what `forward` returns: "velocity" (noise - x0), "sample" (x0) or, as a video prior was trained,
+        "v_prediction", which unireal.diffusion.flow.as_velocity converts.
+    noise_schedule: arguments of NoiseSchedule, for "v_prediction" only.
+    base_grid:      rows and columns of tokens that rotary positions are fitted into, as CogVideoX does; None counts.
+    pad_text:       prompts are always padded to max_text_length and the padding is attended to, as in CogVideoX.
     """
 
     _supports_gradient_checkpointing = True
@@ -89,20 +91,30 @@ class UniRealTransformer(ModelMixin, ConfigMixin, CacheMixin, PeftAdapterMixin):
         norm_eps: float = 1e-5,
         flip_sin_to_cos: bool = True,
         freq_shift: float = 0,
-        position_embedding: Literal["rotary", "sincos"] = "rotary",
+        position_embedding: Literal["rotary", "sincos", "both"] = "rotary",
         rope_theta: float = 10000.0,
+        rope_spacing: float = 1.0,
         spatial_interpolation_scale: float = 1.0,
         temporal_interpolation_scale: float = 1.0,
         max_inputs: int = 8,
         max_results: int = 8,
         frame_span: int = 13,
         condition_attention: Literal["full", "isolated"] = "full",
-        prediction_type: Literal["velocity", "sample"] = "velocity",
+        prediction_type: Literal["velocity", "sample", "v_prediction"] = "velocity",
+        noise_schedule: dict[str, Any] | None = None,
+        base_grid: tuple[int, int] | None = None,
+        pad_text: bool = False,
     ):
         super().__init__()
+        if (prediction_type == "v_prediction") != (noise_schedule is not None):
+            raise ValueError(
+                f"noise_schedule belongs to prediction_type 'v_prediction' and to no other, got {noise_schedule!r} for "
+                f"{prediction_type!r}"
+            )
         if attention_head_dim % 16:
             raise ValueError(f"attention_head_dim must be a multiple of 16 (3D positions), got {attention_head_dim}")
         dim = num_attention_heads * attention_head_dim
+        self.noise_schedule = None if noise_schedule is None else NoiseSchedule(**noise_schedule)
         self.patch_embed = PatchEmbed(patch_size, in_channels, dim, text_embed_dim)
         self.time_proj = Timesteps(dim, flip_sin_to_cos, freq_shift)
         self.time_embedding = TimestepEmbedding(dim, time_embed_dim)
@@ -117,6 +129,15 @@ class UniRealTransformer(ModelMixin, ConfigMixin, CacheMixin, PeftAdapterMixin):
         self.proj_out = nn.Linear(dim, patch_size * patch_size * in_channels)
         self.gradient_checkpointing = False
         self.initialize_weights()
+
+    @classmethod
+    def from_video_prior(
+        cls, source: str | Path, subfolder: str = "transformer", dtype: torch.dtype | None = None, **overrides: Any
+    ) -> UniRealTransformer:
+        """A warm start from CogVideoX, a folder or a hub id: see unireal.model.video_prior.load_transformer."""
+        from unireal.model.video_prior import load_transformer
+
+        return load_transformer(source, subfolder, dtype, **overrides)
 
     def initialize_weights(self) -> None:
         """| parameter                    | start                                                   |
@@ -156,7 +177,7 @@ class UniRealTransformer(ModelMixin, ConfigMixin, CacheMixin, PeftAdapterMixin):
         roles:         int64 (B, K), indices of unireal.sample.Role.
         referring:     int64 (B, L), 1 + index of the image that a text token names (IMG1.., then RES1..), else 0.
 
-        Returns R tensors shaped like hidden_states: the velocity or the clean latents, by config.prediction_type.
+        Returns R tensors shaped like hidden_states: the velocity, the clean latents or v, by config.prediction_type.
         Raises ValueError if there are more frames than the index tables hold.
         """
         sequence = self.pack(
@@ -178,13 +199,16 @@ class UniRealTransformer(ModelMixin, ConfigMixin, CacheMixin, PeftAdapterMixin):
         """Embeds text and frames into one sequence; arguments as in `forward`."""
         config, isolated = self.config, self.config.condition_attention == "isolated"
         self._check_frames(len(condition), len(hidden_states), roles)
+        if self.noise_schedule is not None:
+            noise_times = timestep.T if timestep.ndim == 2 else [timestep] * len(hidden_states)
+            hidden_states = [unit_variance(x, t) for x, t in zip(hidden_states, noise_times, strict=True)]
         frames = [*condition, *hidden_states]
         grids = [(f.shape[-2] // config.patch_size, f.shape[-1] // config.patch_size) for f in frames]
         times = frame_times(len(condition), len(hidden_states), config.frame_span)
-        positions = frame_positions(times, grids).to(frames[0].device)  # (N - L, 3)
+        positions = frame_positions(times, grids, config.base_grid).to(frames[0].device)  # (N - L, 3)
 
         visual = self._embed_frames(frames, len(condition), roles)  # list of (B, n, D)
-        if config.position_embedding == "sincos":
+        if config.position_embedding != "rotary":
             scales = config.spatial_interpolation_scale, config.temporal_interpolation_scale
             table = sincos_embedding(positions, visual[0].shape[-1], *scales).to(visual[0].dtype)
             visual = [v + p for v, p in zip(visual, table.split([v.shape[1] for v in visual]), strict=True)]
@@ -195,12 +219,12 @@ class UniRealTransformer(ModelMixin, ConfigMixin, CacheMixin, PeftAdapterMixin):
 
         segments, temb = self._times(timestep, text.shape[1], [v.shape[1] for v in visual], len(condition), isolated)
         num_visual = positions.shape[0]
-        keys = encoder_attention_mask
+        keys = None if config.pad_text else encoder_attention_mask
         return PackedSequence(
             tokens=torch.cat([text, *visual], dim=1),
             segments=segments,
             temb=temb.to(text.dtype),
-            rotary=self._rotary(positions, text.shape[1]) if config.position_embedding == "rotary" else None,
+            rotary=self._rotary(positions, text.shape[1]) if config.position_embedding != "sincos" else None,
             keys=None if keys is None else nn.functional.pad(keys.bool(), (0, num_visual), value=True),
             isolated=isolated,
         )
@@ -255,7 +279,8 @@ class UniRealTransformer(ModelMixin, ConfigMixin, CacheMixin, PeftAdapterMixin):
     ) -> tuple[tuple[Segment, ...], torch.Tensor]:
         """Segments and time embeddings (B, 1 + times of results, T); row 0 is t = 0, the inputs' own time."""
         steps = timestep if timestep.ndim == 2 else timestep[:, None]  # (B, 1 or R)
-        steps = torch.cat([torch.zeros_like(steps[:, :1]), steps], dim=1) * TRAIN_STEPS
+        steps = torch.cat([torch.zeros_like(steps[:, :1]), steps], dim=1)
+        steps = steps * TRAIN_STEPS if self.noise_schedule is None else self.noise_schedule.train_step(steps)
         temb = self.time_proj(steps.flatten()).to(self.patch_embed.proj.weight.dtype)
         temb = self.time_embedding(temb).unflatten(0, steps.shape)
         inputs, results = sum(lengths[:num_inputs]), lengths[num_inputs:]
@@ -270,6 +295,8 @@ class UniRealTransformer(ModelMixin, ConfigMixin, CacheMixin, PeftAdapterMixin):
 
     def _rotary(self, positions: torch.Tensor, text_length: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Angles of the whole sequence; text is not turned."""
-        cos, sin = rotary_embedding(positions, self.config.attention_head_dim, self.config.rope_theta)
+        cos, sin = rotary_embedding(
+            positions * self.config.rope_spacing, self.config.attention_head_dim, self.config.rope_theta
+        )
         cos = torch.cat([cos.new_ones(text_length, cos.shape[1]), cos])
         return cos, torch.cat([sin.new_zeros(text_length, sin.shape[1]), sin])

@@ -18,8 +18,8 @@ import torch
 from diffusers import AutoencoderDC
 from tqdm import tqdm
 
-from data_builders.world.render import encode_depth, photographs, render, render_asset, render_swatch
-from data_builders.world.scene import draw_scene, draw_thing
+from data_builders.world.render import encode_depth, pattern_swatch, render, render_asset
+from data_builders.world.scene import sample_scene
 
 LATENT_NOISE = 0.05
 LATENT_PENALTY = 1e-3
@@ -47,24 +47,17 @@ def tiny_autoencoder() -> AutoencoderDC:
 def draw_frame(rng: np.random.Generator, size: tuple[int, int] = (64, 64)) -> np.ndarray:
     """A frame of any kind that a task may show, uint8 (H, W, 3)."""
     choice = rng.random()
-    if choice < 0.5:
-        return render(draw_scene(rng, photo_share=0.2), size).image
     if choice < 0.65:
-        photo = photographs()[rng.integers(len(photographs()))]
-        step = int(rng.integers(1, 4))
-        top, left = (int(rng.integers(photo.shape[i] - size[i] * step)) if photo.shape[i] > size[i] * step else 0 for i in (0, 1))
-        crop = photo[top : top + size[0] * step : step, left : left + size[1] * step : step]
-        return np.pad(crop, [(0, size[i] - crop.shape[i]) for i in (0, 1)] + [(0, 0)], mode="edge")
+        return render(sample_scene(rng, photo_share=0.35), size).image
+    scene = sample_scene(rng)
+    rendering = render(scene, size)
     if choice < 0.75:
-        return encode_depth(render(draw_scene(rng), size).depth)
+        return encode_depth(rendering.depth)
     if choice < 0.87:
-        rendering = render(draw_scene(rng), size)
-        shown = rendering.masks[: int(rng.integers(1, 3))]
-        mask = np.any(shown, axis=0).astype(np.uint8)[..., None]
+        mask = np.any(rendering.masks[: int(rng.integers(1, 3))], axis=0)
         color = (255, 255, 255) if rng.random() < 0.6 else rng.integers(0, 256, 3)
-        return (mask * np.asarray(color, np.uint8)).astype(np.uint8)
-    thing = draw_thing(rng, unseen=False)
-    return render_asset(thing, size) if choice < 0.95 else render_swatch(thing, size)
+        return mask[..., None].astype(np.uint8) * np.asarray(color, np.uint8)
+    return (render_asset if choice < 0.95 else pattern_swatch)(scene.things[0], size)
 
 
 def to_tensor(images: list[np.ndarray]) -> torch.Tensor:

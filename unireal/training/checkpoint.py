@@ -55,9 +55,12 @@ def complete_checkpoints(folder: Path) -> list[Path]:
 def load_checkpoint(path: Path, accelerator: Accelerator, ema: EMAModel) -> tuple[dict[str, Any], dict[str, Any]]:
     """Restores model, optimizers, random states and averages; returns (state, data) as they were saved.
 
-    Raises ValueError if the averages do not fit the model.
+    Raises ValueError if the weights or the averages do not fit the model.
     """
-    accelerator.load_state(str(path))
+    try:
+        accelerator.load_state(str(path))
+    except RuntimeError as error:
+        raise ValueError(f"{path} does not fit this model; resume with the configuration it was saved with") from error
     state = json.loads((path / _STATE).read_text())
     averaged = load_file(path / _EMA)
     if len(averaged) != len(ema.shadow_params):

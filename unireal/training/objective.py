@@ -13,19 +13,21 @@ from torch.nn.functional import adaptive_max_pool2d
 
 from unireal.diffusion.flow import add_noise, flow_loss
 from unireal.model.build import Components
+from unireal.model.text_encoder import TextFeatures
 from unireal.sample import Batch
 
 
 @dataclass
 class Step:
-    """A batch as the objective takes it: latents, noise, times and tokens, all tensors on one device."""
+    """A batch as the objective takes it, all tensors on one device: latents, noise, times, and the text as tokens, or
+    as features if the text encoder is frozen."""
 
     condition: list[torch.Tensor]
     clean: list[torch.Tensor]
     noise: list[torch.Tensor]
     t: torch.Tensor
     roles: torch.Tensor
-    tokens: dict[str, torch.Tensor]
+    text: dict[str, torch.Tensor] | TextFeatures
     weight: torch.Tensor
 
 
@@ -43,9 +45,15 @@ def prepare_step(
         noise=[torch.randn(x.shape, generator=generator).to(device) for x in clean],
         t=t.to(device),
         roles=batch.roles.to(device),
-        tokens={k: v.to(device) for k, v in components.text.tokenize(batch.prompts).items()},
+        text=_text(batch.prompts, components, device),
         weight=1 + (changed_weight - 1) * changed,
     )
+
+
+def _text(prompts: list[str], components: Components, device: torch.device) -> dict[str, torch.Tensor] | TextFeatures:
+    if components.text.frozen:
+        return components.text(prompts).to(device, components.transformer.dtype)
+    return {k: v.to(device) for k, v in components.text.tokenize(prompts).items()}
 
 
 class Objective(nn.Module):
@@ -58,7 +66,7 @@ class Objective(nn.Module):
 
     def forward(self, step: Step) -> torch.Tensor:
         components = self._frozen[0]
-        text = components.text.encode_tokens(step.tokens)
+        text = step.text if isinstance(step.text, TextFeatures) else components.text.encode_tokens(step.text)
         noisy = [add_noise(x, e, step.t) for x, e in zip(step.clean, step.noise, strict=True)]
         predictions = self.parts["transformer"](
             noisy, step.t, text.features, step.condition, step.roles, text.mask, text.referring

@@ -80,27 +80,26 @@ class Trainer:
         process, processes = accelerator.process_index, accelerator.num_processes
         data = batches(config.data, process, processes, self.data_state, config.workers)
         history, waited, started = [], 0.0, time.time()
-        bar = tqdm(total=config.steps, initial=self.step, disable=not accelerator.is_main_process, desc="train")
-        while self.step < config.steps:
-            self._set_learning_rates()
-            loss = 0.0
-            for micro in range(config.accumulation):
-                before = time.time()
-                batch, self.data_state = next(data)
-                waited += time.time() - before
-                loss += self._backward(batch, micro) / config.accumulation
-            self.step += 1
-            history.append(loss)
-            bar.update()
-            if self.step % config.log_every == 0:
-                self._log(bar, waited / (time.time() - started))
-                waited, started = 0.0, time.time()
-            last = self.step == config.steps
-            if last or self.step % config.checkpoint_every == 0:
-                self._checkpoint()
-            if config.sample_every and (last or self.step % config.sample_every == 0):
-                self._sample()
-        bar.close()
+        with tqdm(total=config.steps, initial=self.step, disable=not accelerator.is_main_process, desc="train") as bar:
+            while self.step < config.steps:
+                self._set_learning_rates()
+                loss = 0.0
+                for micro in range(config.accumulation):
+                    before = time.time()
+                    batch, self.data_state = next(data)
+                    waited += time.time() - before
+                    loss += self._backward(batch, micro) / config.accumulation
+                self.step += 1
+                history.append(loss)
+                bar.update()
+                if self.step % config.log_every == 0:
+                    self._log(bar, waited / (time.time() - started))
+                    waited, started = 0.0, time.time()
+                last = self.step == config.steps
+                if last or self.step % config.checkpoint_every == 0:
+                    self._checkpoint()
+                if config.sample_every and (last or self.step % config.sample_every == 0):
+                    self._sample()
         self._export()
         accelerator.end_training()
         return history
@@ -115,6 +114,8 @@ class Trainer:
         with accelerator.accumulate(self.wrapped), accelerator.autocast():
             losses = self.wrapped(step)  # (B,)
             loss = losses.mean()
+            if not torch.isfinite(loss):
+                raise FloatingPointError(f"the loss is {loss.item()} at step {self.step}; lower the learning rate")
             accelerator.backward(loss)
             if accelerator.sync_gradients:
                 norm = accelerator.clip_grad_norm_(self.parameters, config.optimizer.max_grad_norm)
@@ -125,8 +126,6 @@ class Trainer:
         if accelerator.sync_gradients:
             self.ema.step(self.parameters)
         self._record(batch.tasks, t, losses.detach().float().cpu())
-        if not torch.isfinite(loss):
-            raise FloatingPointError(f"the loss is {loss.item()} at step {self.step}; lower the learning rate")
         return loss.item()
 
     def _record(self, tasks: list[str], t: torch.Tensor, losses: torch.Tensor) -> None:
@@ -194,5 +193,7 @@ def vocabulary(config: TrainConfig) -> list[str]:
     words: set[str] = set()
     for sample in islice(mixture, _VOCABULARY_SAMPLES):
         text = join(sample.context, sample.instruction)
-        words.update(w for w in "".join(c if c.isalnum() else " " for c in text).split() if not w.startswith(("IMG", "RES")))
+        words.update(
+            w for w in "".join(c if c.isalnum() else " " for c in text).split() if not w.startswith(("IMG", "RES"))
+        )
     return sorted(words | {w.capitalize() for w in words} | {w.lower() for w in words})

@@ -1,0 +1,83 @@
+"""Rewrites the generated parts of README.md: the table of tasks from TASKS, the results from the shipped benchmark run.
+
+python docs/update_readme.py            # after changing TASKS, or after a new run of the world benchmark
+python docs/update_readme.py --check    # exit 1 if README.md is not up to date
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+
+from unireal.pipeline import SHIPPED
+from unireal.tasks import TASKS, TaskSpec
+
+README = Path(__file__).parent.parent / "README.md"
+RESULTS = SHIPPED["unireal-tiny"] / "world.json"
+
+
+def tasks_table() -> str:
+    rows = ["| task | what it does | pictures | example prompt |", "|---|---|---|---|"]
+    for spec in TASKS.values():
+        rows.append(f"| `{spec.name}` | {spec.summary} | {_pictures(spec)} | {spec.example or spec.default_prompt} |")
+    return "\n".join(rows)
+
+
+def _pictures(spec: TaskSpec) -> str:
+    parts = [f"`{slot}`" + (" (optional)" if slot.optional else "") for slot in spec.slots]
+    if spec.prepare == "expand":
+        parts.append("`--expand L,T,R,B`")
+    return ", ".join(parts) or "none"
+
+
+def results_table() -> str:
+    """One row per primary score of the shipped model, with its baselines."""
+    run = json.loads(RESULTS.read_text())
+    names = ["copy", "mean", "random object"]
+    head = ["recipe", "scenes", "n", "metric", "unireal-tiny", *names, "bar"]
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    for row in run["rows"]:
+        if not (row["primary"] or row["bar"]):
+            continue
+        arrow = "↑" if row["better"] == "higher" else "↓"
+        bar = "" if row["bar"] is None else f"{row['bar']} {'reached' if row['passed'] else 'missed'}"
+        cells = [row["recipe"], row["subset"], str(row["n"]), f"{row['metric']} {row['unit']} {arrow}"]
+        cells += [f"**{_number(row['mean'])}**", *(_number(row["baselines"].get(n)) for n in names), bar]
+        lines.append(f"| {' | '.join(cells)} |")
+    settings = run["settings"]
+    lines.append("")
+    lines.append(f"Sampled in {settings['num_inference_steps']} steps, guidance {settings['guidance']}, image guidance "
+                 f"{settings['image_guidance']}, 64x64 pixels.")  # fmt: skip
+    return "\n".join(lines)
+
+
+def _number(value: float | str | None) -> str:
+    if value is None or isinstance(value, str):
+        return value or "-"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.3f}"
+
+
+def updated(text: str) -> str:
+    """The text with everything between <!-- NAME --> and <!-- /NAME --> made anew."""
+    for name, make in (("tasks", tasks_table), ("results", results_table)):
+        table = make().replace("\\", r"\\")
+        pattern = rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)"
+        text = re.sub(pattern, rf"\g<1>{table}\g<2>", text, flags=re.DOTALL)
+    return text
+
+
+def main() -> int:
+    old = README.read_text()
+    new = updated(old)
+    if "--check" in sys.argv[1:]:
+        if new != old:
+            print("README.md is not up to date; run: python docs/update_readme.py", file=sys.stderr)
+        return int(new != old)
+    README.write_text(new)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

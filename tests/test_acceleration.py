@@ -1,0 +1,500 @@
+"""Accelerations on small random models: neutral settings change nothing, and what is saved is what is claimed."""
+
+import numpy as np
+import pytest
+import torch
+from diffusers import (
+    AutoencoderDC,
+    AutoencoderKL,
+    AutoencoderKLCogVideoX,
+    FirstBlockCacheConfig,
+    FlowMatchEulerDiscreteScheduler,
+)
+
+from unireal.acceleration import ConditionCache, SpotEdit, TaylorSeer, TeaCache, accelerations
+from unireal.acceleration.base import StepScheduler
+from unireal.acceleration.fit_teacache import Recorder, fit, load_parts
+from unireal.acceleration.judges import DecoderJudge, cosine_judge, decoder_features, grow, l2_judge, two_means
+from unireal.acceleration.measure import counted, randomize
+from unireal.acceleration.skipping import Forecast
+from unireal.acceleration.spotedit import pixel_mask
+from unireal.diffusion.guidance import FULL, NO_TEXT, NOTHING, Guidance
+from unireal.diffusion.sampling import Call, Conditions, denoise
+from unireal.model.text_encoder import TextFeatures
+from unireal.model.transformer import UniRealTransformer
+from unireal.model.vae import FrameCodec
+from unireal.sample import Role
+
+TEXT, PATCH, CHANNELS = 5, 2, 4
+GUIDED = Guidance(3.0, 1.5, (0.0, 0.8))
+INIT = {"initial": 0.2, "reset": 0.3}  # of 10 steps: 0, 1, 5 and 8 are full
+
+
+def model(attention="full", kind="velocity", position="rotary", layers=2):
+    torch.manual_seed(0)
+    transformer = UniRealTransformer(
+        num_layers=layers,
+        num_attention_heads=2,
+        attention_head_dim=16,
+        in_channels=CHANNELS,
+        patch_size=PATCH,
+        text_embed_dim=8,
+        time_embed_dim=16,
+        position_embedding=position,
+        condition_attention=attention,
+        prediction_type=kind,
+    )
+    return randomize(transformer, scale=1.0)
+
+
+def inputs(num_inputs=1, size=(8, 12), batch=1, num_results=1, roles=None):
+    """Conditions with padded text, and noise."""
+    generator = torch.Generator().manual_seed(1)
+
+    def text():
+        mask = torch.arange(TEXT).expand(batch, TEXT) < TEXT - torch.arange(batch)[:, None] - 1
+        features = torch.randn(batch, TEXT, 8, generator=generator)
+        return TextFeatures(features, mask, torch.zeros(batch, TEXT, dtype=torch.long))
+
+    roles = roles or [Role.CANVAS, Role.ASSET, Role.ASSET][:num_inputs]
+    sizes = [size, (4, 4), (4, 4)][:num_inputs]
+    frames = [torch.randn(batch, CHANNELS, *s, generator=generator) for s in sizes]
+    given = Conditions(text(), text(), frames, torch.tensor([[r.index for r in roles]] * batch).view(batch, -1))
+    return given, [torch.randn(batch, CHANNELS, *size, generator=generator) for _ in range(num_results)]
+
+
+@torch.no_grad()
+def sample(transformer, given, noise, accelerate=(), guidance=None, steps=10, callback=None, codec=None):
+    scheduler, guidance = FlowMatchEulerDiscreteScheduler(), guidance or Guidance()
+    plugins = accelerations(accelerate)
+    return denoise(transformer, scheduler, noise, given, guidance, steps, callback, plugins, codec)
+
+
+def equal(one, other):
+    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def keeping(kept):
+    """A judge that keeps the True tokens of bool (rows, columns) or (B, rows, columns)."""
+    scores = 1 - kept.float()
+    return lambda clean, canvas: scores.expand(len(clean), *scores.shape[-2:])
+
+
+def left_half(size=(8, 12)):
+    kept = torch.zeros(size[0] // PATCH, size[1] // PATCH, dtype=torch.bool)
+    kept[:, : size[1] // PATCH // 2] = True
+    return kept
+
+
+def spot(kept, **settings):
+    return SpotEdit(judge=keeping(kept), tau=0.5, **{**INIT, **settings})
+
+
+NEUTRAL = [
+    [ConditionCache(refresh=1)],
+    [SpotEdit(tau=0)],
+    [SpotEdit(tau=0, fusion="cos2_recursive", every_step=True)],
+    [SpotEdit(initial=1.0)],
+    [TeaCache(threshold=0)],
+    [TaylorSeer(interval=1)],
+    [ConditionCache(refresh=1), SpotEdit(tau=0), TeaCache(threshold=0)],
+    [TaylorSeer(interval=1), SpotEdit(tau=0), ConditionCache(refresh=1)],
+]
+
+
+@pytest.mark.parametrize("attention", ["full", "isolated"])
+@pytest.mark.parametrize("plugins", NEUTRAL, ids=lambda p: "+".join(x.name for x in p))
+def test_neutral_is_plain_bit_for_bit(plugins, attention):
+    given, noise = inputs(num_inputs=2, batch=2, num_results=2)
+    for position, kind in (("rotary", "velocity"), ("sincos", "sample")):
+        transformer = model(attention, kind, position)
+        plain = sample(transformer, given, noise, guidance=GUIDED)
+        assert equal(plain, sample(transformer, given, noise, plugins, GUIDED))
+        assert not equal(plain, noise)
+
+
+@pytest.mark.parametrize("num_inputs", [1, 3])
+@pytest.mark.parametrize("guidance", [Guidance(), GUIDED], ids=["plain", "guided"])
+def test_isolated_condition_cache_is_exact(num_inputs, guidance):
+    transformer, (given, noise) = model("isolated"), inputs(num_inputs, batch=2)
+    with counted(transformer) as everything:
+        plain = sample(transformer, given, noise, guidance=guidance)
+    with counted(transformer) as work:
+        cached = sample(transformer, given, noise, "condition_cache", guidance)
+    assert (plain[0] - cached[0]).abs().max() < 1e-5 * plain[0].abs().max()
+    branches = len(guidance.weights(0, 10, True))
+    assert work.tokens[:branches] == everything.tokens[:branches]
+    assert set(work.tokens[branches:]) == {24}
+
+
+def test_approximate_condition_cache_refreshes():
+    transformer, (given, noise) = model("full"), inputs(2)
+    with counted(transformer) as work:
+        cached = sample(transformer, given, noise, ConditionCache(refresh=4))
+    full = TEXT + 24 + 4 + 24
+    assert work.tokens == [full, 24, 24, 24, full, 24, 24, 24, full, 24]
+    assert not equal(cached, sample(transformer, given, noise))
+
+
+@pytest.mark.parametrize("attention", ["full", "isolated"])
+def test_only_active_tokens_are_computed(attention):
+    transformer, (given, noise) = model(attention), inputs(3)
+    plugin = spot(left_half())
+    with counted(transformer) as work:
+        out = sample(transformer, given, noise, plugin)
+    full, partial = TEXT + 24 + 8 + 24, 12 + (TEXT if attention == "full" else 0)
+    assert work.tokens == [full, full, *[partial] * 3, full, *[partial] * 2, full, partial]
+    assert torch.equal(out[0][..., :6], given.frames[0][..., :6])
+    assert not torch.isclose(out[0][..., 6:], given.frames[0][..., 6:]).any()
+    assert plugin.mask.shape == (1, 4, 6) and not plugin.mask[:, :, :3].any() and plugin.mask[:, :, 3:].all()
+    shown = pixel_mask(plugin.mask[0], (31, 47), 8)
+    assert shown.shape == (31, 47) and not shown[:, :24].any() and shown[:, 24:].all()
+
+
+def test_partial_step_with_unchanged_tokens_equals_full_step():
+    """If the input is the same, stored keys and values are those that would be computed."""
+    for position in ("rotary", "sincos"):
+        transformer, (given, noise) = model(position=position, layers=3), inputs(2, batch=2)
+        call = Call(transformer, given, 10, ((8, 12),))
+        accelerator, t = StepScheduler(call, [spot(left_half())]), torch.full((2,), 0.5)
+        full = accelerator.velocities(1, t, noise, [FULL, NO_TEXT, NOTHING])
+        accelerator.guided(0.5, noise, full[FULL])
+        partial = accelerator.velocities(2, t, noise, [FULL, NO_TEXT, NOTHING])
+        for branch in full:
+            one, other = full[branch][0][..., 6:], partial[branch][0][..., 6:]
+            assert (one - other).abs().max() < 1e-5 * one.abs().max()
+
+
+def test_everything_kept_returns_the_canvas():
+    transformer, (given, noise) = model(), inputs(2)
+    kept = torch.ones(4, 6, dtype=torch.bool)
+    with counted(transformer) as work:
+        out = sample(transformer, given, noise, spot(kept), GUIDED)
+    assert torch.equal(out[0], given.frames[0])
+    assert len(work.tokens) == 3 * 4 - 2  # full steps only; the last is outside the guidance interval
+
+
+def test_active_set_only_shrinks_between_resets():
+    transformer, (given, noise) = model(), inputs(1)
+    calls = []
+
+    def judge(clean, canvas):  # one more token per call, and forgets the others
+        calls.append(len(calls))
+        scores = torch.ones(1, 24)
+        scores[0, len(calls)] = 0
+        return scores.view(1, 4, 6)
+
+    with counted(transformer) as work:
+        sample(transformer, given, noise, SpotEdit(judge=judge, tau=0.5, every_step=True, **INIT))
+    full = TEXT + 24 + 24
+    spots = [TEXT + 23, TEXT + 22, TEXT + 21]
+    assert work.tokens == [full, full, *spots, full, *spots[:2], full, spots[0]]
+
+
+def test_batch_shares_the_computed_tokens_but_not_the_kept_ones():
+    transformer, (given, noise) = model(), inputs(1, batch=2)
+    kept = torch.stack([left_half(), left_half()])
+    kept[1, 0, 0] = False
+    plugin = spot(kept)
+    with counted(transformer) as work:
+        out = sample(transformer, given, noise, plugin)
+    assert work.tokens[2] == TEXT + 13
+    assert torch.equal(out[0][0, :, :, :6], given.frames[0][0, :, :, :6])
+    assert not torch.equal(out[0][1, :, :2, :2], given.frames[0][1, :, :2, :2])
+    assert plugin.mask[1, 0, 0] and not plugin.mask[0, 0, 0]
+    plugin = spot(torch.stack([left_half(), ~left_half()]))  # nothing in common
+    out = sample(transformer, given, noise, plugin)
+    assert torch.equal(out[0][1, :, :, 6:], given.frames[0][1, :, :, 6:])
+
+
+def test_other_results_are_computed_whole():
+    transformer, (given, noise) = model(), inputs(1, num_results=2)
+    with counted(transformer) as work:
+        out = sample(transformer, given, noise, spot(torch.ones(4, 6, dtype=torch.bool)))
+    assert work.tokens[2] == TEXT + 24
+    assert torch.equal(out[0], given.frames[0]) and not torch.isclose(out[1], given.frames[0]).any()
+
+
+def test_falls_back_to_full_without_a_canvas_of_the_size():
+    transformer = model()
+    other, noise = inputs(1, size=(4, 4))[0], inputs(0)[1]
+    for given in (inputs(0)[0], other, inputs(1, roles=[Role.ASSET])[0]):
+        plugin = spot(left_half())
+        assert equal(sample(transformer, given, noise), sample(transformer, given, noise, plugin))
+        assert plugin.mask is None
+    given, noise = inputs(2, roles=[Role.ASSET, Role.CANVAS], size=(4, 4))  # the canvas need not come first
+    out = sample(transformer, given, noise, spot(torch.ones(2, 2, dtype=torch.bool)))
+    assert torch.equal(out[0], given.frames[1])
+
+
+@pytest.mark.parametrize("position", ["rotary", "sincos"])
+def test_fusions_differ(position):
+    transformer, (given, noise) = model(position=position), inputs(2)
+    outs = {f: sample(transformer, given, noise, spot(left_half(), fusion=f), GUIDED)[0] for f in
+            ("cache", "reference", "cos2", "cos2_recursive")}  # fmt: skip
+    names = list(outs)
+    assert all(not torch.equal(outs[a], outs[b]) for i, a in enumerate(names) for b in names[:i])
+    assert all(torch.isfinite(out).all() for out in outs.values())
+
+
+def test_recursive_fusion_follows_the_formula():
+    transformer, (given, noise) = model(layers=1), inputs(1)
+    call = Call(transformer, given, 10, ((8, 12),))
+    accelerator = StepScheduler(call, [spot(left_half(), fusion="cos2_recursive")])
+    full = accelerator.velocities(1, torch.tensor([0.9]), noise, [FULL])
+    accelerator.guided(0.9, noise, full[FULL])
+    store = accelerator._branches[FULL.name].store
+    key = store._before[0][0].clone()
+    kept = left_half().flatten().nonzero()[:, 0]
+    own, reference = key[:, :, TEXT + 24 + kept], key[:, :, TEXT + kept]
+    for step, t in ((2, 0.8), (3, 0.7)):
+        accelerator.velocities(step, torch.tensor([t]), noise, [FULL])
+        weight = np.cos(np.pi * np.float32(t) / 2) ** 2
+        own = weight * own + (1 - weight) * reference
+        torch.testing.assert_close(store._before[0][0][:, :, TEXT + 24 + kept], own)
+
+
+def test_state_is_released_after_an_exception():
+    transformer, plugins = model(), ["condition_cache", spot(left_half()), TeaCache(threshold=0.5)]
+    given, noise = inputs(1)
+    closed = []
+
+    def fails(step, t, latents):
+        if step == 4:
+            raise RuntimeError("stop")
+
+    original = StepScheduler.close
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StepScheduler, "close", lambda self: (original(self), closed.append(self)))
+        with pytest.raises(RuntimeError, match="stop"):
+            sample(transformer, given, noise, plugins, callback=fails)
+    assert len(closed) == 1 and not closed[0]._branches and not closed[0]._choices
+    assert plugins[1].mask is None
+    again = sample(transformer, given, noise, plugins)
+    fresh = ["condition_cache", spot(left_half()), TeaCache(threshold=0.5)]
+    assert equal(again, sample(transformer, given, noise, fresh))
+    other = inputs(1, size=(4, 8))
+    plugins[1] = spot(left_half((4, 8)))
+    assert sample(transformer, *other, plugins)[0].shape == (1, CHANNELS, 4, 8)
+
+
+def test_teacache_skips_a_constant_sequence_but_not_its_ends():
+    skipping = TeaCache(threshold=0.1, first=2, last=2).skipping(Call(None, None, 8, ()))
+    tokens, ran = torch.arange(3), []
+    for step in range(8):
+        skipping.follow(tokens)
+        if not skipping.wants(step, lambda: torch.ones(1, 3, 4)):
+            skipping.computed(step, torch.full((1, 3, 4), float(step)))
+            ran.append(step)
+        elif step == 3:
+            assert torch.equal(skipping.residual(step), torch.ones(1, 3, 4))
+    assert ran == [0, 1, 6, 7]
+    skipping.follow(torch.tensor([0, 2]))  # shrinks: goes on with fewer tokens
+    assert skipping.residual(7).shape == (1, 2, 4) and skipping.previous.shape == (1, 2, 4)
+    skipping.follow(tokens)  # grows: starts anew
+    assert not len(skipping.forecast) and skipping.previous is None
+
+
+def test_teacache_adds_up_predicted_changes():
+    settings = TeaCache(threshold=0.25, polynomial=(2.0, -0.1))
+    assert settings.predicted(0.01) == 0 and settings.predicted(0.1) == pytest.approx(0.1)
+    skipping, value, ran = settings.skipping(Call(None, None, 100, ())), 1.0, []
+    for step in range(8):  # grows by a tenth each step: predicted 0.1, so every third step runs
+        skipping.follow(torch.arange(1))
+        if not skipping.wants(step, lambda v=value: torch.full((1, 1, 1), v)):
+            skipping.computed(step, torch.zeros(1, 1, 1))
+            ran.append(step)
+        value *= 1.1
+    assert ran == [0, 3, 6]
+
+
+@pytest.mark.parametrize("order", [0, 1, 2, 3])
+def test_forecast_continues_a_polynomial_exactly(order):
+    coefficients = torch.randn(order + 1, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    forecast = Forecast(order)
+    values = {s: sum(c * s**i for i, c in enumerate(coefficients))[None] for s in range(30)}
+    for step in (3, 4, 8, 9, 13):  # unevenly spaced; older ones are dropped
+        forecast.add(step, values[step])
+    assert len(forecast) == order + 1
+    for step in (14, 17):
+        torch.testing.assert_close(forecast.predict(step), values[step])
+
+
+def test_taylorseer_runs_its_first_steps_and_one_in_every_interval():
+    transformer, (given, noise) = model(), inputs(1)
+    steps = []
+    with counted(transformer) as work:
+        sample(transformer, given, noise, TaylorSeer(interval=4, first=3), steps=12,
+               callback=lambda step, *_: steps.append(len(work.tokens)))  # fmt: skip
+    assert [s for s in range(12) if steps[s] > (steps[s - 1] if s else 0)] == [0, 1, 2, 6, 10, 11]
+
+
+def test_composition_never_skips_full_or_first_partial_steps():
+    transformer, (given, noise) = model("isolated"), inputs(3)
+    for skipping in (TeaCache(threshold=1e6), TaylorSeer(interval=100, first=1)):
+        steps = []
+        with counted(transformer) as work:
+            out = sample(transformer, given, noise, ["condition_cache", skipping, spot(left_half())], GUIDED, steps=20,
+                         callback=lambda step, *_, s=steps, w=work: s.append(len(w.tokens)))  # fmt: skip
+        ran = {s for s in range(20) if steps[s] > (steps[s - 1] if s else 0)}
+        assert ran == {0, 1, 2, 3, 4, 10, 11, 16, 17, 19}  # initial 4, resets 10 and 16, the step after each, the last
+        assert torch.equal(out[0][..., :6], given.frames[0][..., :6])
+        assert set(work.tokens[3:6]) == {24} and 12 in work.tokens
+
+
+def test_a_full_step_forgets_what_skipping_kept():
+    transformer, (given, noise) = model(), inputs(1)
+    call = Call(transformer, given, 10, ((8, 12),))
+    plugins = [SpotEdit(tau=0, **INIT), TaylorSeer(interval=1, order=9)]  # keeps none, so the tokens never change
+    accelerator, points = StepScheduler(call, plugins), []
+    for step in range(10):
+        t = torch.tensor([1 - step / 10])
+        velocities = accelerator.velocities(step, t, noise, [FULL])
+        accelerator.guided(float(t), noise, velocities[FULL])
+        points.append(len(accelerator._branches[FULL.name].skipping.forecast))
+    assert points == [1, 1, 2, 3, 4, 1, 2, 3, 1, 2]
+
+
+def test_diffusers_caches_are_not_mixed_in():
+    transformer, (given, noise) = model(), inputs(1)
+    transformer.enable_cache(FirstBlockCacheConfig(threshold=0.1))
+    with pytest.raises(ValueError, match="disable_cache"):
+        sample(transformer, given, noise, "teacache")
+    transformer.disable_cache()
+    sample(transformer, given, noise, "teacache", steps=2)
+
+
+def test_guidance_interval_restarts_a_branch():
+    """A branch that was not computed at the last full step has no stored keys that may be used."""
+    transformer, (given, noise) = model(), inputs(1)
+    with counted(transformer) as work:
+        sample(transformer, given, noise, spot(left_half()), Guidance(3.0, 1.0, (0.4, 0.6)))
+    full, partial = TEXT + 48, TEXT + 12
+    start, end = [full, full, partial, partial], [partial, partial, full, partial]
+    assert work.tokens == [*start, partial, full, full, full, *end]  # steps 4 and 5 have two branches
+
+
+def test_teacache_reuses_whole_steps_on_the_model():
+    transformer, (given, noise) = model(), inputs(1)
+    with counted(transformer) as work:
+        sample(transformer, given, noise, TeaCache(threshold=1e6), GUIDED)
+    assert len(work.tokens) == 3 + 1  # first step in three branches, last step in one
+
+
+def test_recorder_and_fit():
+    transformer, (given, noise) = model(), inputs(1)
+    recorder = Recorder()
+    plain = sample(transformer, given, noise, guidance=GUIDED)
+    assert equal(plain, sample(transformer, given, noise, recorder, GUIDED))
+    assert len(recorder.pairs) == 9 + 2 * 7
+    x = np.linspace(0, 1, 20)
+    polynomial, explained = fit(np.stack([x, 3 * x**2 + 1], axis=1), 2)
+    np.testing.assert_allclose(polynomial, (3, 0, 1), atol=1e-9)
+    assert explained == pytest.approx(1)
+    with pytest.raises(ValueError, match="take more samples"):
+        fit(np.zeros((2, 2)), 4)
+
+
+def test_names_and_settings():
+    cache, tea = accelerations(["condition_cache", "teacache:threshold=0.2:polynomial=(1, 2, 3)"])
+    assert cache == ConditionCache() and tea == TeaCache(threshold=0.2, polynomial=(1, 2, 3))
+    assert accelerations("spotedit:judge=cosine:tau=two-means")[0].tau == "two-means"
+    for text, message in (
+        ("spotedt", "did you mean 'spotedit'"),
+        ("spotedit:fusoin=cache", "did you mean 'fusion'"),
+        ("spotedit:fusion=cos", "did you mean 'cos2'"),
+        ("spotedit:judge=cosin", "did you mean 'cosine'"),
+        ("spotedit:tau=-1", "at least 0"),
+        ("spotedit:initial=2", "from 0 to 1"),
+        ("spotedit:dilation=0.5", "number of tokens"),
+        ("spotedit:tau", "NAME=VALUE"),
+        ("teacache:threshold=-1", "at least 0"),
+        ("teacache:polynomial=()", "polynomial"),
+        ("teacache:first=0", "at least 1"),
+        ("taylorseer:interval=0", "at least 1"),
+        ("condition_cache:refresh=0", "at least 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            accelerations(text)
+    transformer, (given, noise) = model(), inputs(1)
+    for plugins, message in ((["teacache", "taylorseer"], "both skip"), (["spotedit", "spotedit"], "2 times")):
+        with pytest.raises(ValueError, match=message):
+            sample(transformer, given, noise, plugins)
+    with pytest.raises(ValueError, match="needs a VAE"):
+        sample(transformer, given, noise, "spotedit:judge=decoder")
+    with pytest.raises(ValueError, match="tau that is a number"):
+        SpotEdit(judge=lambda *_: None)
+
+
+def vaes():
+    torch.manual_seed(0)
+    dc = AutoencoderDC(
+        latent_channels=CHANNELS, encoder_block_types="ResBlock", decoder_block_types="ResBlock",
+        encoder_block_out_channels=(8, 16, 16), decoder_block_out_channels=(8, 16, 16),
+        encoder_layers_per_block=(1, 1, 1), decoder_layers_per_block=(1, 1, 1),
+        encoder_qkv_multiscales=((), (), ()), decoder_qkv_multiscales=((), (), ()), scaling_factor=1.0,
+    )  # fmt: skip
+    kl = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(8, 8), latent_channels=CHANNELS, norm_num_groups=4,
+    )  # fmt: skip
+    video = AutoencoderKLCogVideoX(
+        down_block_types=("CogVideoXDownBlock3D",) * 2, up_block_types=("CogVideoXUpBlock3D",) * 2,
+        block_out_channels=(8, 8), latent_channels=CHANNELS, layers_per_block=1, norm_num_groups=4,
+        temporal_compression_ratio=1,
+    )  # fmt: skip
+    return {"dc": dc, "kl": kl, "video": video}
+
+
+@pytest.mark.parametrize("kind", ["dc", "kl", "video"])
+def test_decoder_judge(kind):
+    vae = vaes()[kind].eval()
+    codec = FrameCodec(vae, PATCH)
+    canvas = torch.randn(2, CHANNELS, 12, 8)
+    result = canvas.clone()
+    result[1, :, :2, :2] = torch.randn(CHANNELS, 2, 2) * 3
+    assert len(decoder_features(codec, canvas)) == 3
+    assert not any(module._forward_hooks for module in vae.modules())
+    scores = DecoderJudge(codec, PATCH)(result, canvas)
+    assert scores.shape == (2, 6, 4) and scores[1].argmax() == 0 and scores[1, 0, 0] > 0.01
+    assert scores[0].max() < 1e-5 and scores.min() >= 0 and scores.max() <= 4
+    vae.use_tiling = True
+    with pytest.raises(ValueError, match="tiling"):
+        decoder_features(codec, canvas)
+
+
+def test_spotedit_with_a_vae_uses_the_decoder():
+    transformer, (given, noise) = model(kind="sample"), inputs(1)
+    codec = FrameCodec(vaes()["dc"].eval(), PATCH)
+    plain = sample(transformer, given, noise)
+    assert equal(plain, sample(transformer, given, noise, SpotEdit(tau=0), codec=codec))
+    plugin = SpotEdit(tau=5.0)
+    assert torch.equal(sample(transformer, given, noise, plugin, codec=codec)[0], given.frames[0])
+    assert not plugin.mask.any()
+
+
+def test_token_judges_and_two_means():
+    canvas = torch.randn(1, CHANNELS, 8, 12)
+    result = canvas.clone()
+    result[..., 6:] = torch.randn(1, CHANNELS, 8, 6)
+    for judge in (cosine_judge(PATCH), l2_judge(PATCH)):
+        scores = judge(result, canvas)
+        assert scores.shape == (1, 4, 6)
+        assert torch.equal(scores[0] < 1e-3, left_half())
+        kept = scores[0] < two_means(scores.flatten(1))
+        assert kept[:, :3].all()
+    assert two_means(torch.tensor([[0.0, 5.0, 0.1, 5.2]]))[0, 0] == pytest.approx(2.55)
+    active = torch.zeros(1, 5, 5, dtype=torch.bool)
+    active[0, 2, 2] = True
+    assert grow(active, 0).sum() == 1 and grow(active, 1).sum() == 9
+
+
+def test_spotedit_on_the_debug_size():
+    parts = load_parts("debug")
+    canvas = torch.rand(1, 3, 32, 48) * 2 - 1
+    text = parts.text(["make it blue"])
+    given = Conditions(text, parts.text([""]), [canvas], torch.tensor([[Role.CANVAS.index]]))
+    noise = [torch.randn(1, 3, 32, 48)]
+    plugin = SpotEdit(tau=100.0)
+    out = sample(parts.transformer, given, noise, ["condition_cache", plugin, "teacache"], codec=parts.codec)
+    assert torch.equal(out[0], canvas) and plugin.mask.shape == (1, 4, 6)

@@ -1,0 +1,337 @@
+"""Training: a run and what it leaves, exact resumption, the command line, what is logged."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from unireal.data.buckets import BucketedBatches, DataConfig, batches
+from unireal.data.mixture import Mixture, Source
+from unireal.experiments import EXPERIMENTS, OptimizerConfig, TrainConfig
+from unireal.model.build import word_tokenizer
+from unireal.pipeline import UniRealPipeline
+from unireal.sample import Frame, Role, Sample
+from unireal.tasks import TASKS
+from unireal.training import sheets, trainer
+from unireal.training.checkpoint import complete_checkpoints
+from unireal.training.cli import main
+from unireal.training.objective import Objective
+from unireal.training.optimizers import learning_rate_factor
+from unireal.training.trainer import Trainer
+
+DEBUG = replace(EXPERIMENTS["debug"], steps=4, checkpoint_every=2)
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerate(monkeypatch):
+    """accelerate keeps its state in the process; and a small vocabulary is enough here."""
+    monkeypatch.setattr(trainer, "_VOCABULARY_SAMPLES", 100)
+    yield
+    _forget()
+
+
+def _forget() -> None:
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+
+
+def _trainer(config: TrainConfig, output: Path) -> Trainer:
+    _forget()
+    output.mkdir(exist_ok=True)
+    return Trainer(config, output)
+
+
+class EightPictures:
+    """An endless stream of eight pictures, each with its own instruction."""
+
+    def __getitem__(self, number: int) -> Sample:
+        value = number % 8
+        image = np.full((16, 16, 3), 28 * value + 20, np.uint8)
+        image[:8] = 255 - image[:8]
+        return Sample("t2i", f"red{value}", results=(Frame(image, Role.RESULT),))
+
+
+class Numbered(EightPictures):
+    """As many samples, numbered by their instruction."""
+
+    def __init__(self, length: int):
+        self.length = length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, number: int) -> Sample:
+        return replace(super().__getitem__(number), instruction=str(number))
+
+
+# A run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The folder of a finished debug run."""
+    output = tmp_path_factory.mktemp("runs") / "debug"
+    assert (
+        main(["debug", "--output", str(output), "--steps", "3", "--data.batch-size", "4", "--sample-every", "3"]) == 0
+    )
+    _forget()
+    return output
+
+
+def test_a_run_leaves_model_checkpoints_logs_and_sheets(run):
+    assert sorted(p.name for p in run.iterdir()) == ["checkpoints", "logs", "model", "samples"]
+    assert [p.name for p in complete_checkpoints(run / "checkpoints")] == ["step-0000002", "step-0000003"]
+    assert [p.name for p in (run / "samples").iterdir()] == ["step-0000003.png"]
+    pipeline = UniRealPipeline.from_pretrained(run / "model")
+    pipeline.set_progress_bar_config(disable=True)
+    assert pipeline("red", task="t2i", output_type="np").images[0].shape == (64, 64, 3)
+
+
+def test_the_log_has_losses_by_task_and_time(run):
+    (folder,) = (p for p in run.glob("logs/**") if list(p.glob("events*")))
+    log = EventAccumulator(str(folder))
+    log.Reload()
+    names = set(log.Tags()["scalars"])
+    assert {"loss", "gradient norm", "learning rate", "share of time waiting for data"} <= names
+    assert {n.removeprefix("loss by task/") for n in names if n.startswith("loss by task/")} <= set(TASKS)
+    assert any(n.startswith("loss by task/") for n in names)
+    assert {n for n in names if n.startswith("loss by time/")} <= {f"loss by time/{b / 5:.1f}" for b in range(5)}
+    assert [e.step for e in log.Scalars("loss")] == [1, 2, 3]
+    assert log.Scalars("learning rate")[0].value == pytest.approx(1e-3 / 100)
+
+
+def test_the_exported_model_is_the_average(tmp_path):
+    config = replace(DEBUG, optimizer=OptimizerConfig(lr=0.05, warmup=0, ema=0.9))
+    run = _trainer(config, tmp_path / "run")
+    run.train()
+    saved = load_file(tmp_path / "run/model/transformer/diffusion_pytorch_model.safetensors")
+    names = {id(p): n for n, p in run.components.transformer.named_parameters()}
+    pairs = [(names[id(p)], p, s) for p, s in zip(run.parameters, run.ema.shadow_params, strict=True) if id(p) in names]
+    assert len(pairs) == len(names)
+    assert all((saved[name] == shadow).all() for name, _, shadow in pairs)
+    assert any((saved[name] != live).any() for name, live, _ in pairs)
+
+
+def test_sheets_show_what_training_does_not_reach(run, tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(UniRealPipeline, "generate", lambda self, s: shown.extend(s) or [[s[0].results[0].image]])
+    parts = UniRealPipeline.from_pretrained(run / "model").as_components()
+    sheets.save_sheet(parts, DEBUG, tmp_path / "sheet.png")
+    trained = {s.results[0].image.tobytes() for s in islice(Mixture(DEBUG.data.sources, DEBUG.data.seed), 64)}
+    assert len(shown) == sheets.SHEET_ROWS and not trained & {s.results[0].image.tobytes() for s in shown}
+
+
+def test_overfitting_lowers_the_loss(tmp_path):
+    data = DataConfig((Source("test_training:EightPictures"),), batch_size=8, text_dropout=0, context_dropout=0)
+    optimizer = OptimizerConfig(lr=1e-2, muon_lr=0.02, warmup=5)
+    config = replace(DEBUG, data=data, optimizer=optimizer, steps=120, log_every=50, checkpoint_every=120)
+    losses = _trainer(config, tmp_path / "run").train()
+    assert np.mean(losses[-30:]) < 0.5 * np.mean(losses[:10])
+
+
+# Resumption
+
+
+class _KilledError(Exception):
+    pass
+
+
+def _losses_of_killed_and_resumed(config: TrainConfig, output: Path, monkeypatch, after: int) -> list[float]:
+    """A run that dies in step `after` + 1, and the losses after it is resumed from its newest checkpoint."""
+    killed = _trainer(config, output)
+    backward = Trainer._backward
+
+    def dying(self, *arguments):
+        if self.step == after:
+            raise _KilledError
+        return backward(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_backward", dying)
+        with pytest.raises(_KilledError):
+            killed.train()
+    torch.manual_seed(99)  # what a new process starts with must not matter
+    resumed = _trainer(config, output)
+    resumed.resume()
+    return resumed.train()
+
+
+MUON = OptimizerConfig(lr=1e-2, muon_lr=0.02, warmup=3, decay=2)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"accumulation": 2, "optimizer": MUON}, {"workers": 1}, {"gradient_checkpointing": True, "precision": "bf16"}],
+    ids=["plain", "accumulation and muon", "worker", "checkpointing and bf16"],
+)
+def test_kill_and_resume_equals_one_run(tmp_path, monkeypatch, changes):
+    config = replace(DEBUG, steps=5, **changes)
+    uninterrupted = _trainer(config, tmp_path / "a")
+    losses = uninterrupted.train()
+    resumed = _losses_of_killed_and_resumed(config, tmp_path / "b", monkeypatch, after=3)
+    assert len(losses) == 5 and losses[2:] == resumed
+    file = "model/transformer/diffusion_pytorch_model.safetensors"
+    a, b = load_file(tmp_path / "a" / file), load_file(tmp_path / "b" / file)
+    assert all((a[name] == b[name]).all() for name in a)
+
+
+def test_half_written_checkpoints_are_ignored(tmp_path):
+    run = _trainer(DEBUG, tmp_path / "run")
+    run.train()
+    folder = tmp_path / "run/checkpoints"
+    (folder / "step-0000009.tmp").mkdir()
+    (folder / "step-0000009.tmp/state.json").write_text("{")
+    (folder / "step-0000008").mkdir()
+    resumed = _trainer(DEBUG, tmp_path / "run")
+    resumed.resume()
+    assert resumed.step == 4 and resumed.train() == []
+
+
+def test_a_full_disk_leaves_earlier_checkpoints(tmp_path, monkeypatch):
+    run = _trainer(DEBUG, tmp_path / "run")
+    save = Accelerator.save_state
+
+    def full(self, folder, **options):
+        if "0000004" in folder:
+            Path(folder, "half").write_text("")
+            raise OSError(28, "No space left on device")
+        return save(self, folder, **options)
+
+    monkeypatch.setattr(Accelerator, "save_state", full)
+    with pytest.raises(OSError, match="No space left"):
+        run.train()
+    assert [p.name for p in complete_checkpoints(tmp_path / "run/checkpoints")] == ["step-0000002"]
+
+
+def test_a_mixture_resumes_to_the_sample_and_ranks_share_it():
+    sources = [
+        Source("test_training:Numbered", 3.0, {"length": 5}),
+        Source("test_training:Numbered", 1.0, {"length": 7}),
+    ]
+    everything = [s.instruction for s in islice(Mixture(sources, 1), 40)]
+    by_rank = [[s.instruction for s in islice(Mixture(sources, 1, rank, 2), 20)] for rank in range(2)]
+    assert everything[::2] == by_rank[0] and everything[1::2] == by_rank[1]
+    mixture = Mixture(sources, 1)
+    list(islice(mixture, 13))
+    again = Mixture(sources, 1)
+    again.load_state(mixture.state())
+    assert [s.instruction for s in islice(again, 27)] == everything[13:]
+    single = [s.instruction for s in islice(Mixture(sources[:1], 1), 15)]
+    assert all(sorted(single[i : i + 5]) == list("01234") for i in (0, 5, 10))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_batches_resume_after_any_batch(workers):
+    config = DataConfig(DEBUG.data.sources, batch_size=3, seed=5)
+    stream = list(islice(iter(BucketedBatches(config, rank=1, world_size=2)), 7))
+    again = islice(batches(config, 1, 2, stream[3][1], workers), 3)
+    for (batch, state), (expected, expected_state) in zip(again, stream[4:], strict=True):
+        assert batch.prompts == expected.prompts and batch.tasks == expected.tasks
+        assert all((a == b).all() for a, b in zip(batch.results, expected.results, strict=True))
+        assert state["number"] == expected_state["number"] and state["mixture"] == expected_state["mixture"]
+
+
+def test_padding_is_below_five_percent_of_the_tokens(monkeypatch):
+    config = EXPERIMENTS["tiny"]
+    monkeypatch.setattr(trainer, "_VOCABULARY_SAMPLES", 1500)
+    tokenizer, padded, total = word_tokenizer(trainer.vocabulary(config)), 0, 0
+    for batch, _ in islice(batches(config.data, workers=0), 30):
+        mask = tokenizer(batch.prompts, padding="longest", return_tensors="np")["attention_mask"]
+        frames = len(batch.inputs) + len(batch.results)
+        padded += int((mask == 0).sum())
+        total += mask.size + len(batch.prompts) * frames * 64
+    assert padded / total < 0.05
+
+
+# The command line
+
+
+@pytest.fixture
+def rejected(capfd, tmp_path):
+    """Asserts that a call is bad input and returns its one line."""
+
+    def call(*arguments: str) -> str:
+        _forget()
+        before = sorted(tmp_path.rglob("*"))
+        capfd.readouterr()
+        assert main([*arguments]) == 2
+        error = capfd.readouterr().err
+        assert error.count("\n") == 1 and error.startswith("train.py: ") and "Traceback" not in error, error
+        assert sorted(tmp_path.rglob("*")) == before
+        return error
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("debgu", "did you mean 'debug'?"),
+        ("debug --resume", "no checkpoint in"),
+        ("debug --steps 0", "steps must be at least 1, got 0"),
+        ("debug --steps many", "invalid literal for int"),
+        ("debug --optimizer.lrr 1", "Perhaps you meant: --optimizer.lr"),
+        ("debug stray", "Unrecognized options: stray"),
+        ("debug --data.batch-size 0", "data.batch_size must be at least 1"),
+        ("debug --data.text-dropout 2", "is a share in 0..1"),
+        ("debug --time.std 0", "std > 0"),
+        ("debug --precision fp8", "precision must be"),
+        ("debug --model huge", "neither a size (debug, tiny"),
+    ],
+)
+def test_bad_arguments(rejected, tmp_path, arguments, expected):
+    assert expected in rejected(*arguments.split(), "--output", str(tmp_path / "run"))
+
+
+def test_an_existing_run_needs_resume(rejected, run):
+    assert "add --resume or give another --output" in rejected("debug", "--output", str(run))
+    larger = rejected("debug", "--output", str(run), "--resume", "--model", "tiny-pixel")
+    assert "does not fit this model" in larger
+
+
+def test_an_output_below_a_file(rejected, tmp_path):
+    (tmp_path / "file").write_text("")
+    rejected("debug", "--output", str(tmp_path / "file" / "run"))
+
+
+def test_overrides_and_a_start_from_a_saved_model(run, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(Trainer, "train", lambda self: seen.append(self))
+    options = [
+        "--optimizer.lr",
+        "5e-4",
+        "--optimizer.muon_lr",
+        "0.5",
+        "--data.seed",
+        "7",
+        "--model",
+        str(run / "model"),
+    ]
+    assert main(["debug", "--output", str(tmp_path / "run"), *options]) == 0
+    assert seen[0].rates == [[5e-4], [0.5]] and seen[0].config.data.seed == 7 and seen[0].config.time == DEBUG.time
+    loaded = load_file(run / "model/transformer/diffusion_pytorch_model.safetensors")
+    assert all((p == loaded[n]).all() for n, p in seen[0].components.transformer.named_parameters())
+
+
+def test_a_loss_that_is_no_number_stops_the_run(tmp_path, monkeypatch, capfd):
+    forward = Objective.forward
+    monkeypatch.setattr(Objective, "forward", lambda self, step: forward(self, step) * float("nan"))
+    assert main(["debug", "--output", str(tmp_path / "run")]) == 1
+    last = capfd.readouterr().err.splitlines()[-1]
+    assert "train.py: the loss is nan at step 0; lower the learning rate" in last
+    assert not (tmp_path / "run/model").exists() and not complete_checkpoints(tmp_path / "run/checkpoints")
+
+
+def test_learning_rate():
+    config = OptimizerConfig(warmup=4, decay=5)
+    factors = [learning_rate_factor(step, 20, config) for step in range(20)]
+    assert factors[:5] == [0.25, 0.5, 0.75, 1.0, 1.0] and factors[-5:] == pytest.approx([1.0, 0.8, 0.6, 0.4, 0.2])

@@ -1,0 +1,183 @@
+"""SpotEdit (arXiv 2512.22323): only the region that an edit changes is computed; the rest becomes the canvas.
+
+After some full steps, tokens whose predicted clean image already looks like the canvas are *kept*: they are not
+computed any more, attention reads their stored keys and values, and their velocity is the one that leads exactly to the
+canvas.
+Full steps in between renew what is stored and choose anew; from one to the next, the kept region only grows.
+
+In a batch each sample has its own kept region, but a token is computed if any sample needs it.
+
+Axes: B batch, R results, C, h, w latent channels, rows and columns, n tokens of the first result frame.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+
+from unireal.acceleration.base import Acceleration, Fusion, Plan, TokenChoice
+from unireal.acceleration.judges import THRESHOLDS, TWO_MEANS_LIMIT, Judge, grow, make_judge, two_means
+from unireal.config import lookup
+from unireal.diffusion.sampling import Call
+from unireal.sample import Role
+
+FUSIONS = ("cache", "reference", "cos2", "cos2_recursive")
+
+
+@dataclass
+class SpotEdit(Acceleration):
+    """
+    judge:   "decoder" (features of the VAE's decoder), "cosine" or "l2" (of the latents), None for decoder where there
+             is a VAE, else l2; or a function (see unireal.acceleration.judges), which needs a tau.
+    tau:     score below which a token is kept, None for the judge's own; 0 keeps none. "two-means" splits the scores of
+             every sample in two groups and keeps the lower one, up to twice the judge's threshold.
+    fusion:  what attention sees of kept tokens: "cache" what was stored when they were last computed; "reference" the
+             canvas's; "cos2" the first times cos^2(pi t / 2) plus the second times the rest; "cos2_recursive" the same,
+             stored again in every step.
+    initial, last: share of the steps, at the start (at least one step) and at the end, that are full. The region kept
+             ends as the canvas exactly only if no step at the end is full.
+    reset:   share of the steps from one full step to the next; 0 for none between.
+    dilation: tokens by which the computed region is grown.
+    every_step: choose again in every step instead of once after each full step.
+
+    mask: after a call, bool (B, rows, columns) of the first result's tokens, True where the edit was computed; None
+    if there was no canvas of the result's size, and so nothing to save.
+
+    Raises ValueError for settings outside these ranges, and, when called, for a judge that the model lacks.
+    """
+
+    name: ClassVar[str] = "spotedit"
+    judge: str | Judge | None = None
+    tau: float | Literal["two-means"] | None = None
+    fusion: str = "cache"
+    initial: float = 0.1
+    last: float = 0.0
+    reset: float = 0.18
+    dilation: int = 0
+    every_step: bool = False
+    mask: np.ndarray | None = field(init=False, default=None, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.judge, str):
+            lookup(THRESHOLDS, self.judge, "judge of spotedit")
+        lookup(dict.fromkeys(FUSIONS), self.fusion, "fusion of spotedit")
+        for name in ("initial", "last", "reset"):
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or not 0 <= value <= 1:
+                raise ValueError(f"spotedit: {name} is a share of the steps from 0 to 1, got {value!r}")
+        number = isinstance(self.tau, int | float) and 0 <= self.tau < math.inf
+        if not (number or self.tau in (None, "two-means")):
+            raise ValueError(f'spotedit: tau must be a number of at least 0 or "two-means", got {self.tau!r}')
+        if callable(self.judge) and not number:
+            raise ValueError(f"spotedit: a judge of your own needs a tau that is a number, got {self.tau!r}")
+        if not isinstance(self.dilation, int) or self.dilation < 0:
+            raise ValueError(f"spotedit: dilation must be a number of tokens of at least 0, got {self.dilation!r}")
+
+    def tokens(self, call: Call) -> TokenChoice | None:
+        self.mask = None
+        frame = canvas_frame(call)
+        return None if frame is None else _Spot(self, call, frame)
+
+    def full_steps(self, num_steps: int) -> set[int]:
+        """Which steps are full whatever the image."""
+        initial = min(max(1, math.ceil(self.initial * num_steps)), num_steps)
+        end = num_steps - round(self.last * num_steps)
+        full = {*range(initial), *range(end, num_steps)}
+        every = max(2, round(self.reset * num_steps)) if self.reset else num_steps
+        return full | set(range(initial + every, end - 1, every))  # one that no partial step follows is of no use
+
+
+def canvas_frame(call: Call) -> int | None:
+    """Index of the first input frame that is a canvas of the first result's size in every sample; None if none is."""
+    canvas = Role.CANVAS.index
+    for index, frame in enumerate(call.given.frames):
+        aligned = tuple(frame.shape[-2:]) == tuple(call.sizes[0])
+        if aligned and bool((call.given.roles[:, index] == canvas).all()):
+            return index
+    return None
+
+
+def pixel_mask(mask: np.ndarray, size: tuple[int, int], token: int) -> np.ndarray:
+    """A token mask bool (rows, columns) as bool (H, W) of pixels; token: pixels along a token's side."""
+    return mask.repeat(token, axis=0).repeat(token, axis=1)[: size[0], : size[1]]
+
+
+class _Spot(TokenChoice):
+    """State of one call. kept: bool (B, rows, columns), None if none are; last: the last choice."""
+
+    def __init__(self, settings: SpotEdit, call: Call, frame: int):
+        self.settings, self.frame = settings, frame
+        self.isolated = call.transformer.config.condition_attention == "isolated"  # its keys never age
+        self.patch = call.transformer.config.patch_size
+        self.canvas = call.given.frames[frame].float()  # (B, C, h, w)
+        self.judge, self.threshold = make_judge(settings.judge, call.codec, self.patch)
+        self.full_steps = settings.full_steps(call.num_steps)
+        self.blends = settings.fusion != "cache"
+        self.clean: torch.Tensor | None = None  # (B, C, h, w) that the last step pointed to
+        self.kept: torch.Tensor | None = None
+        self.block = 0  # the last full step
+        tokens = [height * width // self.patch**2 for height, width in call.sizes]
+        self.others = torch.arange(tokens[0], sum(tokens), device=self.canvas.device)  # ids of the other results
+        height, width = call.sizes[0]
+        self.last = torch.zeros(len(self.canvas), height // self.patch, width // self.patch, dtype=torch.bool)
+
+    def plan(self, step: int, t: float, plan: Plan) -> None:
+        if step in self.full_steps:
+            plan.fresh = plan.must_run = True
+            self.kept, self.block = None, step
+            return
+        first = self.kept is None
+        if first or self.settings.every_step:
+            kept = self._choose()
+            self.kept = kept if first else self.kept | kept
+            self.last = self.kept
+        if not self.kept.any():
+            self.kept = None
+            return
+        plan.must_run |= first
+        shared = self.kept.all(dim=0).flatten()  # (n,)
+        if not shared.any():
+            return
+        plan.active = torch.cat([(~shared).nonzero()[:, 0], self.others])
+        plan.reuse["result"] = self.block
+        kinds, since = (("text", "input"), 0) if self.isolated else (("input",), self.block)
+        for kind in kinds:
+            plan.reuse[kind] = min(plan.reuse.get(kind, step), since)
+        plan.fusion = self._fusion(t, shared)
+
+    def guided(self, t: float, latents: list[torch.Tensor], velocities: list[torch.Tensor]) -> list[torch.Tensor]:
+        if self.kept is not None:
+            held = (latents[0] - self.canvas) / t
+            velocities = [torch.where(self._pixels(), held, velocities[0]), *velocities[1:]]
+        self.clean = latents[0] - t * velocities[0]
+        return velocities
+
+    def finish(self, latents: list[torch.Tensor]) -> list[torch.Tensor]:
+        self.settings.mask = (~self.last).cpu().numpy()
+        if self.kept is None:
+            return latents
+        return [torch.where(self._pixels(), self.canvas, latents[0]), *latents[1:]]
+
+    def _choose(self) -> torch.Tensor:
+        """bool (B, rows, columns) of tokens that look like the canvas."""
+        scores = self.judge(self.clean, self.canvas)
+        tau = self.threshold if self.settings.tau is None else self.settings.tau
+        if tau == "two-means":
+            limit = two_means(scores.flatten(1))[..., None]  # (B, 1, 1)
+            tau = limit.clamp(max=TWO_MEANS_LIMIT * self.threshold)
+        return ~grow(~(scores < tau), self.settings.dilation)
+
+    def _fusion(self, t: float, shared: torch.Tensor) -> Fusion | None:
+        kind = self.settings.fusion
+        if kind == "cache":
+            return None
+        weight = 0.0 if kind == "reference" else math.cos(math.pi * t / 2) ** 2
+        return Fusion(self.frame, shared.nonzero()[:, 0], weight, kind == "cos2_recursive")
+
+    def _pixels(self) -> torch.Tensor:
+        """The kept tokens as latent pixels, bool (B, 1, h, w)."""
+        return self.kept.repeat_interleave(self.patch, 1).repeat_interleave(self.patch, 2)[:, None]

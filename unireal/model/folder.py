@@ -1,0 +1,41 @@
+"""Where models lie on disk, and whether a folder holds one that can be loaded safely."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+SHIPPED = {"unireal-tiny": Path(__file__).parent.parent / "checkpoints" / "unireal-tiny"}
+
+
+def check_model_folder(path: Path) -> None:
+    """Raises ValueError if a pipeline folder lacks files, or its weights are damaged or would have to be unpickled."""
+    index = path / "model_index.json"
+    if not index.is_file():
+        raise ValueError(f"model folder {str(path)!r} has no model_index.json; give a folder saved by this project")
+    try:
+        parts = {k: v for k, v in json.loads(index.read_text()).items() if isinstance(v, list) and v[:1] != [None]}
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{str(index)!r} is not the index of a pipeline ({error}); save the model again") from error
+    configs = {"tokenizer": "tokenizer_config.json", "scheduler": "scheduler_config.json"}
+    for part in ("transformer", "text_encoder", *configs, *(["vae"] if "vae" in parts else [])):
+        file = path / part / configs.get(part, "config.json")
+        if not file.is_file():
+            raise ValueError(f"model folder {str(file.parent)!r} lacks {file.name}; save the model again")
+        if part not in configs:
+            _check_weights(file.parent)
+
+
+def _check_weights(folder: Path) -> None:
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        pickled = [f.name for f in folder.glob("*") if f.suffix in (".bin", ".pt", ".pth", ".ckpt", ".pkl")]
+        found = f"it holds pickled weights ({pickled[0]})" if pickled else "*.safetensors is missing"
+        raise ValueError(f"model folder {str(folder)!r} cannot be loaded: {found}; save it as safetensors")
+    for file in weights:
+        try:
+            safe_open(file, "pt")
+        except SafetensorError as error:
+            raise ValueError(f"weights {str(file)!r} are damaged ({error}); fetch them again") from error

@@ -1,0 +1,88 @@
+"""LoRA adapters of the transformer through peft: a few MiB that are trained, saved and loaded alone.
+
+add_lora(pipe.transformer, rank=16)      # then train, and
+save_lora(pipe.transformer, "lora")      # adapter_model.safetensors and adapter_config.json
+load_lora(other.transformer, "lora")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from unireal.model.transformer import UniRealTransformer
+
+ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")  # what CogVideoX's own LoRAs adapt
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+
+
+def add_lora(
+    transformer: UniRealTransformer,
+    rank: int,
+    targets: Sequence[str] = ATTENTION,
+    alpha: float | None = None,
+    name: str = "default",
+) -> None:
+    """Puts an adapter that changes nothing yet into the layers whose names end in `targets`; all else is frozen.
+
+    alpha: the update is scaled by alpha / rank; None means rank, so 1.
+    Raises ValueError for a rank below 1, targets that no layer has, or an adapter of that name that is there already.
+    """
+    if rank < 1:
+        raise ValueError(f"the rank of a LoRA must be at least 1, got {rank}")
+    layers = [module for module, _ in transformer.named_modules()]
+    for target in targets:
+        if not any(layer.endswith(f".{target}") or layer == target for layer in layers):
+            raise ValueError(
+                f"no layer's name ends in {target!r}; LoRA targets are e.g. {', '.join(ATTENTION)}, proj_out"
+            )
+    _add(transformer, LoraConfig(r=rank, lora_alpha=alpha or rank, target_modules=list(targets)), name)
+
+
+def save_lora(transformer: UniRealTransformer, folder: str | Path, name: str = "default") -> None:
+    """Writes the adapter alone. Raises ValueError if the transformer has none of that name."""
+    configs = getattr(transformer, "peft_config", {})
+    if name not in configs:
+        raise ValueError(f"the transformer has no LoRA {name!r} to save; call add_lora first")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = get_peft_model_state_dict(transformer, adapter_name=name)
+    save_file({k: v.contiguous().cpu() for k, v in weights.items()}, folder / WEIGHTS)
+    configs[name].save_pretrained(folder)
+
+
+def load_lora(transformer: UniRealTransformer, folder: str | Path, name: str = "default") -> None:
+    """Puts a saved adapter into a transformer, in effect from now on.
+
+    Raises ValueError if the folder holds no adapter, or one of another model.
+    """
+    folder = Path(folder)
+    for file in (CONFIG, WEIGHTS):
+        if not (folder / file).is_file():
+            raise ValueError(f"LoRA folder {str(folder)!r} lacks {file}; give a folder written by save_lora")
+    try:
+        config, weights = LoraConfig.from_pretrained(str(folder)), load_file(folder / WEIGHTS)
+    except (SafetensorError, ValueError, TypeError) as error:
+        raise ValueError(f"LoRA folder {str(folder)!r} is damaged ({error}); fetch it again") from error
+    _add(transformer, config, name)
+    mine = get_peft_model_state_dict(transformer, adapter_name=name)
+    if {k: v.shape for k, v in mine.items()} != {k: v.shape for k, v in weights.items()}:
+        transformer.delete_adapters(name)
+        raise ValueError(f"LoRA {str(folder)!r} was made for another model: its layers or their sizes differ")
+    set_peft_model_state_dict(transformer, weights, adapter_name=name)
+
+
+def _add(transformer: UniRealTransformer, config: LoraConfig, name: str) -> None:
+    if name in getattr(transformer, "peft_config", {}):
+        raise ValueError(
+            f"the transformer has a LoRA {name!r} already; choose another name or delete_adapters({name!r})"
+        )
+    transformer.requires_grad_(False)
+    try:
+        transformer.add_adapter(config, adapter_name=name)
+    except ValueError as error:  # peft: no layer fits
+        raise ValueError(f"the LoRA does not fit this model: {' '.join(str(error).split())}") from error
