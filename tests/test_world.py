@@ -180,7 +180,7 @@ def test_bad_arguments_are_told() -> None:
         world_sample("t2i", 0, (4, 64))
     with pytest.raises(ValueError, match="at least 2 frames"):
         WorldVideo(0, num_frames=1)
-    with pytest.raises(ValueError, match="0..1"):
+    with pytest.raises(ValueError, match=r"0\.\.1"):
         world_sample("recolor", 0, photo_share=2.0)
 
 

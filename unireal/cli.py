@@ -134,7 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", default="unireal-tiny", help="unireal-tiny, a folder, or a hub id")
     parser.add_argument("--lora", metavar="DIR", help="adapter to put on the model")
     parser.add_argument("--accelerate", type=lambda text: text.split(","), default=[], metavar="NAME,NAME",
-                        help="condition_cache, spotedit, teacache, taylorseer; settings as spotedit:tau=0.3")  # fmt: skip
+                        help="condition_cache, spotedit, teacache, taylorseer; also spotedit:tau=0.3")  # fmt: skip
     parser.add_argument("--steps", type=_count, help="denoising steps (default: the model's)")
     parser.add_argument("--guidance", type=float, help="text guidance, 1 is none (default: the model's)")
     parser.add_argument("--image-guidance", type=float, help="image guidance, 1 is none (default: the model's)")

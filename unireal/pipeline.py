@@ -182,7 +182,7 @@ class UniRealPipeline(DiffusionPipeline):
         return self._run(samples, num_inference_steps, scales, generators, accelerate=plugins)
 
     def load_lora_weights(self, folder: str | Path, adapter_name: str = "default") -> None:
-        """Puts a LoRA adapter that unireal.model.lora.save_lora saved into the transformer. Raises ValueError if it does not fit."""
+        """Puts an adapter that save_lora wrote into the transformer. Raises ValueError if it does not fit."""
         from unireal.model.lora import load_lora
 
         load_lora(self.transformer, folder, adapter_name)

@@ -156,7 +156,7 @@ def inpaint(draw: Draw) -> Made:
     centre = draw.rng.uniform(0.15, 0.85, 2)
     if draw.chance(0.6):  # most holes are where something is
         thing = draw.target(scene)
-        centre = (thing.x, thing.y) + draw.rng.uniform(-0.1, 0.1, 2)
+        centre = np.add((thing.x, thing.y), draw.rng.uniform(-0.1, 0.1, 2))
     u, v = (x - centre[0] * width) / half_x, (y - centre[1] * height) / half_y
     hole = u * u + v * v <= 1.0 if draw.chance(0.4) else (np.abs(u) <= 1.0) & (np.abs(v) <= 1.0)
     return _filled(draw, "Fill the hole in IMG1", scene, hole)

@@ -57,9 +57,8 @@ class UniRealTransformer(ModelMixin, ConfigMixin, CacheMixin, PeftAdapterMixin):
     in_channels:    latent channels of a frame; patch_size: latent pixels along a token's side.
     text_embed_dim: width of the text encoder's features; max_text_length: tokens that a prompt is cut to.
     time_embed_dim: width of the time embedding.
-    position_embedding: "rotary" (CogVideoX-5B), "sincos" (CogVideoX-2B), or "both", with which a small grid learns sooner
-        to look at the same place of another frame; rope_theta, rope_spacing (angle between neighbouring tokens, radians),
-        spatial_interpolation_scale and temporal_interpolation_scale belong to them.
+    position_embedding: "rotary" (CogVideoX-5B), "sincos" (CogVideoX-2B) or "both"; rope_theta, rope_spacing (radians
+        between neighbouring tokens), spatial_interpolation_scale and temporal_interpolation_scale belong to them.
     max_inputs, max_results: sizes of the index tables, so how many IMGk and RESk there are.
     frame_span:     number of temporal positions that inputs and results are laid out in (13 in CogVideoX).
     condition_attention: "full" (the paper) or "isolated": text and input frames do not attend to result frames and are
@@ -140,12 +139,8 @@ class UniRealTransformer(ModelMixin, ConfigMixin, CacheMixin, PeftAdapterMixin):
         return load_transformer(source, subfolder, dtype, **overrides)
 
     def initialize_weights(self) -> None:
-        """| parameter                    | start                                                   |
-        |------------------------------|---------------------------------------------------------|
-        | linear layers, patches       | Xavier uniform, bias 0                                  |
-        | modulation, output           | 0: every block is the identity, the output 0 (DiT)      |
-        | role and index embeddings    | normal 0.02 (0 after a warm start, so that step 0 is the prior) |
-        """
+        """Linear layers and patches: Xavier uniform, the last of each residual branch scaled down. Modulation and output:
+        0, but gates 1. Role and index embeddings: normal 0.02 (0 after a warm start, so that step 0 is the prior)."""
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Conv2d):
                 nn.init.xavier_uniform_(module.weight.flatten(1))
@@ -153,8 +148,10 @@ class UniRealTransformer(ModelMixin, ConfigMixin, CacheMixin, PeftAdapterMixin):
             elif isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)
         for block in self.transformer_blocks:
-            nn.init.zeros_(block.norm1.linear.weight)
-            nn.init.zeros_(block.norm2.linear.weight)
+            for norm, last in ((block.norm1, block.attn1.to_out[0]), (block.norm2, block.ff.net[2])):
+                nn.init.zeros_(norm.linear.weight)
+                norm.linear.bias.data.view(2, 3, -1)[:, 2] = 1.0  # zero gates (DiT) starve Muon's updates for long
+                last.weight.data /= (2 * len(self.transformer_blocks)) ** 0.5
         for layer in (self.norm_out.linear, self.proj_out):
             nn.init.zeros_(layer.weight)
 
@@ -295,8 +292,7 @@ class UniRealTransformer(ModelMixin, ConfigMixin, CacheMixin, PeftAdapterMixin):
 
     def _rotary(self, positions: torch.Tensor, text_length: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Angles of the whole sequence; text is not turned."""
-        cos, sin = rotary_embedding(
-            positions * self.config.rope_spacing, self.config.attention_head_dim, self.config.rope_theta
-        )
+        config = self.config
+        cos, sin = rotary_embedding(positions * config.rope_spacing, config.attention_head_dim, config.rope_theta)
         cos = torch.cat([cos.new_ones(text_length, cos.shape[1]), cos])
         return cos, torch.cat([sin.new_zeros(text_length, sin.shape[1]), sin])
