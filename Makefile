@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 
 export HF_HUB_OFFLINE := 1
 
-EDIT := Make the red circle blue.
+EDIT := Make the red circle green.
 INSERT := Add the object from IMG2 to IMG1 at the bottom left, large.
 SEGMENT := the red circle
 

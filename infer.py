@@ -1,6 +1,6 @@
 """Runs one task of UniReal: python infer.py TASK --prompt TEXT [--canvas PATH] ... --output PATH
 
-python infer.py edit --canvas examples/room.png --prompt "Make the red circle blue." --output blue.png
+python infer.py edit --canvas examples/room.png --prompt "Make the red circle green." --output green.png
 python infer.py --list-tasks
 """
 

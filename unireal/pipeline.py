@@ -1,7 +1,7 @@
 """UniReal as a diffusers pipeline: one class for all tasks.
 
 pipe = UniRealPipeline.from_pretrained("unireal-tiny")
-image = pipe("Make the red circle blue.", task="edit", canvas=Image.open("room.png")).images[0]
+image = pipe("Make the red circle green.", task="edit", canvas=Image.open("room.png")).images[0]
 """
 
 from __future__ import annotations
@@ -157,12 +157,10 @@ class UniRealPipeline(DiffusionPipeline):
             sample, paste = replace(request, prompt=text).assemble(self.config.native_size)
             samples += [sample] * request.variants
             pastes += [paste] * request.variants
-        guidance = self.guidance(guidance_scale, image_guidance_scale, guidance_interval)
-        images = self._run(samples, num_inference_steps, guidance, generator, callback_on_step_end, plugins)
-        results = [
-            [_convert(image, output_type) for image in _pasted(frames, paste)]
-            for frames, paste in zip(images, pastes, strict=True)
-        ]
+        scales = self.guidance(guidance_scale, image_guidance_scale, guidance_interval)
+        frames = self._run(samples, num_inference_steps, scales, generator, callback_on_step_end, plugins)
+        pasted = (_pasted(images, paste) for images, paste in zip(frames, pastes, strict=True))
+        results = [[_convert(image, output_type) for image in images] for images in pasted]
         first = [frames[0] for frames in results]
         return UniRealPipelineOutput(images=first, results=results) if return_dict else (first,)
 

@@ -93,7 +93,7 @@ _SPECS = (
         name="edit",
         summary="edit an image by an instruction",
         slots=(CANVAS,),
-        example="Make the red circle blue.",
+        example="Make the red circle green.",
         edit_types=("object addition", "object removal", "object replacement", "color change", "object movement"),
     ),
     TaskSpec(
@@ -182,7 +182,7 @@ _SPECS = (
             replace(ASSET, minimum=0, maximum=8),
             replace(CONTROL, minimum=0, maximum=8),
         ),
-        example="Make the red circle blue; Predict the mask of the edited region in RES2.",
+        example="Make the red circle green; Predict the mask of the edited region in RES2.",
         num_results=(1, 8),
     ),
 )

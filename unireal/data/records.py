@@ -7,7 +7,6 @@ Images are PNG, 8 bits RGB or 16 bits grey, in the manner of `datasets.Image`: {
 
 from __future__ import annotations
 
-import io
 import itertools
 import json
 import os
@@ -18,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 
+from unireal.data.png import decode_png, encode_png, first_line
 from unireal.prompts import check_referring, parse_context
 from unireal.sample import Frame, Role, Sample
 from unireal.tasks import CONTROL_KINDS, MASK, Slot, TaskSpec, get_task
@@ -115,7 +114,7 @@ class ParquetSamples(Sequence[Sample]):
             try:
                 metadata, names = pq.read_metadata(path), pq.read_schema(path).names
             except (OSError, pa.ArrowException) as error:
-                raise ValueError(f"{path} cannot be read as Parquet ({_first_line(error)}); write it anew") from error
+                raise ValueError(f"{path} cannot be read as Parquet ({first_line(error)}); write it anew") from error
             if missing := [name for name in COLUMNS if name not in names]:
                 raise ValueError(f"{path} has no column {', '.join(missing)}; records have {', '.join(COLUMNS)}")
             self._metadata.append(metadata)
@@ -173,7 +172,7 @@ class ParquetSamples(Sequence[Sample]):
             with pq.ParquetFile(path, metadata=self._metadata[file]) as opened:
                 return opened.read_row_group(in_file, columns=list(COLUMNS), use_threads=False)
         except (OSError, pa.ArrowException) as error:
-            raise ValueError(f"file {path.name} is damaged ({_first_line(error)}); write it anew") from error
+            raise ValueError(f"file {path.name} is damaged ({first_line(error)}); write it anew") from error
 
 
 def to_row(sample: Sample) -> dict[str, Any]:
@@ -182,9 +181,9 @@ def to_row(sample: Sample) -> dict[str, Any]:
         source = json.dumps(sample.source, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise ValueError(f"the source of a sample is plain JSON, got {sample.source!r} ({error})") from error
-    inputs = [{"image": _encode(f.image), "role": f.role.value, "kind": f.kind} for f in sample.inputs]
-    results = [{"image": _encode(f.image), "kind": f.kind} for f in sample.results]
-    mask = None if sample.mask is None else _encode(sample.mask.astype(np.uint8) * np.uint8(255))
+    inputs = [{"image": encode_png(f.image), "role": f.role.value, "kind": f.kind} for f in sample.inputs]
+    results = [{"image": encode_png(f.image), "kind": f.kind} for f in sample.results]
+    mask = None if sample.mask is None else encode_png(sample.mask.astype(np.uint8) * np.uint8(255))
     texts = {"task": sample.task, "instruction": sample.instruction, "context": sample.context}
     return {**texts, "inputs": inputs, "results": results, "mask": mask, "source": source}
 
@@ -195,7 +194,7 @@ def from_row(row: Mapping[str, Any]) -> Sample:
         raise ValueError(f"no {', '.join(missing)}; a record has {', '.join(COLUMNS)}, and only mask may be null")
     inputs = tuple(_frame(f, f"input {i}") for i, f in enumerate(row["inputs"], start=1))
     results = tuple(_frame({**f, "role": "result"}, f"result {i}") for i, f in enumerate(row["results"], start=1))
-    mask = None if row["mask"] is None else _decode(row["mask"], "the mask")
+    mask = None if row["mask"] is None else decode_png(row["mask"], "the mask")
     if mask is not None and mask.ndim != 3:
         raise ValueError("the mask has 16 bits, but masks are black and white; store a picture with 8")
     try:
@@ -211,7 +210,7 @@ def _frame(stored: Mapping[str, Any], name: str) -> Frame:
         raise ValueError(f"{name} has no {', '.join(missing)}; a frame has image, role and kind")
     if stored["role"] not in list(Role):
         raise ValueError(f"{name} has role {stored['role']!r}; choose from: {', '.join(Role)}")
-    return Frame(_decode(stored["image"], name), Role(stored["role"]), stored["kind"])
+    return Frame(decode_png(stored["image"], name), Role(stored["role"]), stored["kind"])
 
 
 def validate_row(row: Mapping[str, Any]) -> None:
@@ -278,29 +277,3 @@ def _check_sizes(sample: Sample, spec: TaskSpec) -> None:
 
 def _size(size: tuple[int, int]) -> str:
     return f"{size[1]}x{size[0]}"
-
-
-def _encode(image: np.ndarray) -> dict[str, Any]:
-    """uint8 (H, W, 3), uint8 (H, W) or uint16 (H, W) as a PNG."""
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG")
-    return {"bytes": buffer.getvalue(), "path": None}
-
-
-def _decode(stored: Mapping[str, Any] | None, name: str) -> np.ndarray:
-    """uint16 (H, W) of a picture with 16 bits, else uint8 (H, W, 3)."""
-    if not stored or not stored["bytes"]:
-        raise ValueError(f"{name} holds no picture; store the bytes of a PNG in the record")
-    try:
-        with Image.open(io.BytesIO(stored["bytes"])) as image:
-            if image.mode.startswith("I"):
-                return np.asarray(image).astype(np.uint16)
-            if image.mode not in ("1", "L", "RGB"):
-                raise ValueError(f"its mode is {image.mode}; expected RGB, 8-bit grey or 16-bit grey")
-            return np.array(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{name} cannot be read as a picture ({_first_line(error)}); store an intact PNG") from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0].rstrip(".")

@@ -139,8 +139,8 @@ class UniRealTransformer(ModelMixin, ConfigMixin, CacheMixin, PeftAdapterMixin):
         return load_transformer(source, subfolder, dtype, **overrides)
 
     def initialize_weights(self) -> None:
-        """Linear layers and patches: Xavier uniform, the last of each residual branch scaled down. Modulation and output:
-        0, but gates 1. Role and index embeddings: normal 0.02 (0 after a warm start, so that step 0 is the prior)."""
+        """Linear layers and patches: Xavier uniform, the last of each residual branch scaled down.
+        Modulation and output: 0, but gates 1. Role and index embeddings: normal 0.02 (0 after a warm start)."""
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Conv2d):
                 nn.init.xavier_uniform_(module.weight.flatten(1))
