@@ -80,9 +80,10 @@ class UniRealPipeline(DiffusionPipeline):
         )
 
     @classmethod
-    def from_components(cls, parts: Components, **config: Any) -> UniRealPipeline:
-        """A pipeline of freshly built or trained parts; config as in the constructor."""
-        scheduler = FlowMatchEulerDiscreteScheduler()
+    def from_components(cls, parts: Components, shift: float = 1.0, **config: Any) -> UniRealPipeline:
+        """A pipeline of freshly built or trained parts. shift: of the sampling times toward noise; config as in the
+        constructor."""
+        scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
         return cls(parts.transformer, parts.text_encoder, parts.tokenizer, scheduler, parts.vae, **config)
 
     def as_components(self) -> Components:
@@ -90,10 +91,12 @@ class UniRealPipeline(DiffusionPipeline):
 
     @classmethod
     def from_pretrained(cls, name: str | Path, **options: Any) -> UniRealPipeline:
-        """Loads a shipped model by name, a folder, or a hub id; safetensors only.
+        """Loads a shipped model by name, a folder, or a hub id; safetensors only, in float32 unless dtype says else.
 
         Raises ValueError if a folder lacks files or holds pickled weights.
         """
+        if not options.keys() & {"dtype", "torch_dtype"}:
+            options["dtype"] = torch.float32  # whatever it was stored in; bfloat16 is a choice, not a surprise
         path = SHIPPED.get(str(name), Path(name))
         if path.exists():
             check_model_folder(path)

@@ -64,4 +64,5 @@ def save_sheet(components: Components, config: TrainConfig, path: Path) -> None:
 
 def _pipeline(components: Components, config: TrainConfig) -> UniRealPipeline:
     model = MODELS.get(config.model)
-    return UniRealPipeline.from_components(components, **({} if model is None else {"native_size": model.native_size}))
+    size = {} if model is None else {"native_size": model.native_size}
+    return UniRealPipeline.from_components(components, shift=config.time.shift, **size)

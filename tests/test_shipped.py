@@ -1,0 +1,68 @@
+"""The checkpoint that the repository ships, and what the README says about it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_builders.world.recipes import world_sample
+from data_builders.world.render import decode_depth
+from data_builders.world.stream import TEST_SEEDS
+from unireal.evaluation.metrics import abs_rel
+from unireal.model.folder import SHIPPED
+from unireal.pipeline import UniRealPipeline
+
+ROOT = Path(__file__).parent.parent
+TINY = SHIPPED["unireal-tiny"]
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> UniRealPipeline:
+    pipe = UniRealPipeline.from_pretrained("unireal-tiny")
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def test_it_is_small_and_safe():
+    files = [path for path in TINY.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 24 * 2**20
+    assert {path.suffix for path in files} <= {".safetensors", ".json", ".md"}
+
+
+def test_it_runs_the_tasks_of_the_demo(pipeline):
+    room = Image.open(ROOT / "examples" / "room.png")
+    heart = Image.open(ROOT / "examples" / "asset.png")
+    edited = pipeline("Make the red circle green.", task="edit", canvas=room).images[0]
+    inserted = pipeline("Add the object from IMG2 to IMG1.", task="insert", canvas=room, asset=heart).images[0]
+    mask = pipeline("the red circle", task="segment", canvas=room).images[0]
+    assert edited.size == inserted.size == mask.size == room.size
+    assert set(np.unique(np.asarray(mask))) <= {0, 255}
+
+
+def test_its_depth_beats_the_canvas(pipeline):
+    """Weak on purpose: the benchmark's table says how good it is, this only says that it has learned something."""
+    samples = [world_sample("depth", TEST_SEEDS + seed) for seed in range(12)]
+    outputs = [images[0] for images in pipeline.generate(samples)]
+    truths = [decode_depth(sample.results[0].image) for sample in samples]
+    ours = np.mean([abs_rel(decode_depth(o), t) for o, t in zip(outputs, truths, strict=True)])
+    copied = np.mean([abs_rel(decode_depth(s.inputs[0].image), t) for s, t in zip(samples, truths, strict=True)])
+    assert ours < copied
+
+
+def test_the_benchmark_run_beside_it_is_of_this_model():
+    run = json.loads((TINY / "world.json").read_text())
+    assert run["benchmark"] == "world"
+    assert all(row["n"] > 0 and "copy" in row["baselines"] for row in run["rows"])
+
+
+def test_the_readmes_tables_are_up_to_date():
+    done = subprocess.run(
+        [sys.executable, "docs/update_readme.py", "--check"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
