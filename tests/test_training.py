@@ -294,7 +294,7 @@ def test_bad_arguments(rejected, tmp_path, arguments, expected):
 
 def test_an_existing_run_needs_resume(rejected, run):
     assert "add --resume or give another --output" in rejected("debug", "--output", str(run))
-    larger = rejected("debug", "--output", str(run), "--resume", "--model", "tiny-pixel")
+    larger = rejected("debug", "--output", str(run), "--resume", "--model", "tiny")
     assert "does not fit this model" in larger
 
 
