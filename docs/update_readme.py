@@ -63,8 +63,8 @@ def updated(text: str) -> str:
     """The text with everything between <!-- NAME --> and <!-- /NAME --> made anew."""
     for name, make in (("tasks", tasks_table), ("results", results_table)):
         table = make().replace("\\", r"\\")
-        pattern = rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)"
-        text = re.sub(pattern, rf"\g<1>{table}\g<2>", text, flags=re.DOTALL)
+        pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
+        text = re.sub(pattern, rf"\g<1>{table}\n\g<2>", text, flags=re.DOTALL)
     return text
 
 
