@@ -11,7 +11,7 @@ import re
 import sys
 from pathlib import Path
 
-from unireal.pipeline import SHIPPED
+from unireal.model.folder import SHIPPED
 from unireal.tasks import TASKS, TaskSpec
 
 README = Path(__file__).parent.parent / "README.md"
@@ -48,7 +48,7 @@ def results_table() -> str:
         lines.append(f"| {' | '.join(cells)} |")
     settings = run["settings"]
     lines.append("")
-    lines.append(f"Sampled in {settings['num_inference_steps']} steps, guidance {settings['guidance']}, image guidance "
+    lines.append(f"Sampling steps: {settings['num_inference_steps']}, guidance {settings['guidance']}, image guidance "
                  f"{settings['image_guidance']}, 64x64 pixels.")  # fmt: skip
     return "\n".join(lines)
 
