@@ -47,7 +47,7 @@ _TINY_TEXT = {
     "dropout_rate": 0.0,
 }
 
-# 8x8 tokens: positions that differ clearly from neighbour to neighbour (docs/training-log.md)
+# 8x8 tokens: positions that differ more from neighbour to neighbour; no gain was shown (docs/training-log.md)
 _SMALL_GRID = {
     "position_embedding": "both",
     "rope_theta": 100.0,

@@ -72,7 +72,7 @@ _WORLD = "data_builders.world.stream:WorldStream"
 _TINY = TrainConfig(
     model="tiny",
     data=DataConfig(sources=(Source(_WORLD, options={"photo_share": 0.08}),), batch_size=32),
-    time=TimeSampling(std=1.2, shift=6.0),  # a patch of 8 pixels averages the noise: see docs/training-log.md
+    time=TimeSampling(std=1.2, shift=6.0),  # docs/training-log.md
     optimizer=OptimizerConfig(lr=2e-3, muon_lr=0.02, warmup=40, decay=400, ema=0.995),
     steps=4000,
     precision="bf16",

@@ -150,7 +150,7 @@ class UniRealTransformer(ModelMixin, ConfigMixin, CacheMixin, PeftAdapterMixin):
         for block in self.transformer_blocks:
             for norm, last in ((block.norm1, block.attn1.to_out[0]), (block.norm2, block.ff.net[2])):
                 nn.init.zeros_(norm.linear.weight)
-                norm.linear.bias.data.view(2, 3, -1)[:, 2] = 1.0  # zero gates (DiT) starve Muon's updates for long
+                norm.linear.bias.data.view(2, 3, -1)[:, 2] = 1.0  # not 0 as in DiT: docs/training-log.md
                 last.weight.data /= (2 * len(self.transformer_blocks)) ** 0.5
         for layer in (self.norm_out.linear, self.proj_out):
             nn.init.zeros_(layer.weight)
