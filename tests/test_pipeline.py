@@ -198,7 +198,7 @@ def test_scaling_and_shift(latent_pipeline):
 
 
 def test_a_frozen_text_encoder_runs_once_per_prompt():
-    parts = debug_components(text_length=226)
+    parts = debug_components(text_length=226, pad_text=True)
     assert parts.text.frozen and "text_encoder" not in parts.trainable
     pipeline = quiet_pipeline(parts)
     count = Counter()
@@ -217,7 +217,7 @@ def test_frozen_features_in_training():
     from unireal.training.objective import Objective, prepare_step
     from unireal.transforms import collate
 
-    parts = debug_components(text_length=226)
+    parts = debug_components(text_length=226, pad_text=True)
     sample, _ = Request("edit", "red", canvas=[np.array(_image())]).assemble((64, 64))
     step = prepare_step(collate([sample] * 2), parts, torch.tensor([0.5, 0.9]), _seed(), 5.0)
     losses = Objective(parts)(step)

@@ -16,21 +16,22 @@ MAX_MODULE, MAX_FUNCTION = 300, 60  # lines
 
 # What a module or package of unireal may import from the rest of it; the order is from the bottom to the top.
 BELOW = {
+    "names": (),
     "sample": (),
-    "config": (),
-    "tasks": ("sample",),
-    "prompts": ("sample", "tasks"),
+    "config": ("names",),
+    "tasks": ("names", "sample"),
+    "prompts": ("names", "sample", "tasks"),
     "transforms": ("sample", "tasks", "prompts"),
     "data": ("sample", "tasks", "prompts", "transforms"),
     "request": ("sample", "tasks", "prompts", "transforms"),
     "model": ("sample", "config", "prompts"),  # prompts: the referring words
     "diffusion": ("sample", "config", "model"),
-    "acceleration": ("sample", "config", "model", "diffusion"),
+    "acceleration": ("names", "sample", "config", "model", "diffusion"),
     "pipeline": (
         *("sample", "config", "tasks", "prompts", "transforms", "request"),
         *("model", "diffusion", "acceleration"),
     ),
-    "experiments": ("config", "data", "diffusion"),
+    "experiments": ("names", "config", "data", "diffusion"),
     "cli": ("sample", "config", "tasks", "prompts", "transforms", "request", "diffusion", "acceleration", "pipeline"),
 }
 TOP = ("training", "evaluation", "demo")  # they may import all of the above, but not each other

@@ -1,22 +1,11 @@
-"""Named model sizes, and how names are looked up."""
+"""Named model sizes."""
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-T = TypeVar("T")
-
-
-def lookup(table: Mapping[str, T], name: str, what: str) -> T:
-    """table[name]; raises ValueError with the nearest name for an unknown one."""
-    if name in table:
-        return table[name]
-    close = difflib.get_close_matches(name, table, n=1)
-    hint = f"did you mean {close[0]!r}?" if close else f"choose from: {', '.join(table)}"
-    raise ValueError(f"unknown {what} {name!r}; {hint}")
+from unireal.names import lookup
 
 
 @dataclass(frozen=True)
@@ -47,8 +36,13 @@ _TINY_TEXT = {
     "dropout_rate": 0.0,
 }
 
-# 8x8 tokens: positions that differ more from neighbour to neighbour; no gain was shown (docs/training-log.md)
-_SMALL_GRID = {
+_TINY = {
+    "num_layers": 8,
+    "num_attention_heads": 4,
+    "attention_head_dim": 64,
+    "time_embed_dim": 64,
+    "prediction_type": "sample",
+    # 8x8 tokens: positions that differ more from neighbour to neighbour; no gain was shown (docs/training-log.md)
     "position_embedding": "both",
     "rope_theta": 100.0,
     "rope_spacing": 2.0,
@@ -70,31 +64,13 @@ MODELS: dict[str, ModelConfig] = {
         vae=None,
     ),
     "tiny": ModelConfig(
-        transformer={
-            "num_layers": 8,
-            "num_attention_heads": 4,
-            "attention_head_dim": 64,
-            "patch_size": 8,
-            "in_channels": 3,
-            "time_embed_dim": 64,
-            "prediction_type": "sample",
-            **_SMALL_GRID,
-        },
+        transformer=_TINY | {"patch_size": 8, "in_channels": 3},
         text=_TINY_TEXT,
         vae=None,
     ),
     # needs: python -m unireal.training.autoencoder --output runs/vae
     "tiny-latent": ModelConfig(
-        transformer={
-            "num_layers": 8,
-            "num_attention_heads": 4,
-            "attention_head_dim": 64,
-            "patch_size": 1,
-            "in_channels": 32,
-            "time_embed_dim": 64,
-            "prediction_type": "sample",
-            **_SMALL_GRID,
-        },
+        transformer=_TINY | {"patch_size": 1, "in_channels": 32},
         text=_TINY_TEXT,
         vae="runs/vae",
     ),
@@ -106,6 +82,7 @@ MODELS: dict[str, ModelConfig] = {
             "patch_size": 2,
             "in_channels": 16,
             "attention_bias": True,
+            "pad_text": True,
             "position_embedding": "sincos",
             "spatial_interpolation_scale": 1.875,
         },
@@ -123,6 +100,7 @@ MODELS: dict[str, ModelConfig] = {
             "patch_size": 2,
             "in_channels": 16,
             "attention_bias": True,
+            "pad_text": True,
         },
         text="google/t5-v1_1-xxl",
         vae="zai-org/CogVideoX-5b",

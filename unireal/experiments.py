@@ -6,10 +6,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from unireal.config import lookup
 from unireal.data.buckets import DataConfig
 from unireal.data.mixture import Source
 from unireal.diffusion.flow import TimeSampling
+from unireal.names import lookup
 
 
 @dataclass(frozen=True)

@@ -208,13 +208,8 @@ class UniRealPipeline(DiffusionPipeline):
         if num_steps < 1:
             raise ValueError(f"the number of steps must be at least 1, got {num_steps}")
         parts, device = self.as_components(), self._execution_device
-        batch, codec, dtype = collate(samples), parts.codec, self.transformer.dtype
-        given = Conditions(
-            text=parts.text([join(s.context, s.instruction) for s in samples]).to(device, dtype),
-            no_text=parts.text([""] * len(samples)).to(device, dtype),
-            frames=[codec.encode(frame.to(device)).to(dtype) for frame in batch.inputs],
-            roles=batch.roles.to(device),
-        )
+        codec = parts.codec
+        given = encode_samples(parts, samples, device)
         sizes = samples[0].layout.results
         noise = [self._noise(codec.latent_size(size), len(samples), generator) for size in sizes]
         with self.progress_bar(total=num_steps) as bar:
@@ -246,6 +241,17 @@ class UniRealPipeline(DiffusionPipeline):
             device = "cpu" if generator is None else generator.device
             noise = torch.randn((count, *shape), generator=generator, device=device)
         return noise.to(self._execution_device)
+
+
+def encode_samples(parts: Components, samples: Sequence[Sample], device: torch.device) -> Conditions:
+    """What samples of one layout are conditioned on, on the transformer's device."""
+    batch, dtype, no_text = collate(samples), parts.transformer.dtype, [""] * len(samples)
+    return Conditions(
+        text=parts.text([join(s.context, s.instruction) for s in samples]).to(device, dtype),
+        no_text=parts.text(no_text).to(device, dtype),
+        frames=[parts.codec.encode(frame.to(device)).to(dtype) for frame in batch.inputs],
+        roles=batch.roles.to(device),
+    )
 
 
 def _finished(images: list[np.ndarray], sample: Sample) -> list[np.ndarray]:

@@ -6,9 +6,9 @@ across tasks, unlike a task embedding, so that what is learned on one task's dat
 
 from __future__ import annotations
 
-import difflib
 import re
 
+from unireal.names import lookup
 from unireal.tasks import TaskSpec
 
 CONTEXT_KEYWORDS = (
@@ -36,10 +36,7 @@ def parse_context(context: str) -> tuple[str, ...]:
     """
     words = tuple(w.strip().lower() for w in re.split(r"[,;]", context) if w.strip())
     for word in words:
-        if word not in CONTEXT_KEYWORDS:
-            close = difflib.get_close_matches(word, CONTEXT_KEYWORDS, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"choose from: {', '.join(CONTEXT_KEYWORDS)}"
-            raise ValueError(f"unknown context keyword {word!r}; {hint}")
+        lookup(dict.fromkeys(CONTEXT_KEYWORDS), word, "context keyword")
     return words
 
 

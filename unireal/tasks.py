@@ -6,10 +6,10 @@ A task says which frames it takes, in which roles, and what comes out. Nothing e
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from unireal.names import lookup
 from unireal.sample import Role
 
 CONTROL_KINDS = ("depth", "edge", "pose", "segmentation", "sketch", "layout", "mask", "drag")
@@ -192,8 +192,4 @@ TASKS: dict[str, TaskSpec] = {spec.name: spec for spec in _SPECS}
 
 def get_task(name: str) -> TaskSpec:
     """The task of that name. Raises ValueError with the nearest name for an unknown one."""
-    if name not in TASKS:
-        close = difflib.get_close_matches(name, TASKS, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"choose from: {', '.join(TASKS)}"
-        raise ValueError(f"unknown task {name!r}; {hint}")
-    return TASKS[name]
+    return lookup(TASKS, name, "task")

@@ -21,8 +21,8 @@ from unireal.acceleration.condition_cache import ConditionCache
 from unireal.acceleration.spotedit import SpotEdit
 from unireal.acceleration.taylorseer import TaylorSeer
 from unireal.acceleration.teacache import TeaCache
-from unireal.config import lookup
 from unireal.diffusion.sampling import Call
+from unireal.names import lookup
 
 __all__ = ["ACCELERATIONS", "Acceleration", "ConditionCache", "SpotEdit", "TaylorSeer", "TeaCache", "accelerations"]
 

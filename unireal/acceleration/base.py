@@ -167,12 +167,8 @@ class StepScheduler:
         return state
 
     def _pack(self, branch: Branch, t: torch.Tensor, latents: list[torch.Tensor]) -> PackedSequence:
-        given, transformer = self.call.given, self.call.transformer
-        text = given.text if branch.text else given.no_text
-        frames = given.frames if branch.images else []
-        noisy = [x.to(transformer.dtype) for x in latents]
-        roles = given.roles[:, : len(frames)]
-        return transformer.pack(noisy, t, text.features, frames, roles, text.mask, text.referring)
+        transformer = self.call.transformer
+        return transformer.pack([x.to(transformer.dtype) for x in latents], t, *self.call.given.arguments(branch))
 
     def _skips(
         self, skipping: Skipping | None, step: int, sequence: PackedSequence, active: torch.Tensor | None, plan: Plan

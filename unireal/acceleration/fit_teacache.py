@@ -32,10 +32,8 @@ from unireal.config import MODELS, get_model
 from unireal.diffusion.guidance import Guidance
 from unireal.diffusion.sampling import Call, Conditions, denoise
 from unireal.model.build import Components, build
-from unireal.pipeline import UniRealPipeline
-from unireal.prompts import join
+from unireal.pipeline import UniRealPipeline, encode_samples
 from unireal.sample import Sample
-from unireal.transforms import collate
 
 FIRST_SEED = TEST_SEEDS + (1 << 20)  # apart from those of the benchmarks
 
@@ -92,14 +90,9 @@ def move(parts: Components, device: str) -> Components:
 @torch.no_grad()
 def prepare(parts: Components, samples: Sequence[Sample], seed: int) -> tuple[Conditions, list[torch.Tensor]]:
     """What `denoise` takes for samples of one layout: conditions, and noise (B, C, h, w) for every result frame."""
-    batch, transformer, codec = collate(samples), parts.transformer, parts.codec
-    device, dtype = transformer.device, transformer.dtype
-    given = Conditions(
-        text=parts.text([join(s.context, s.instruction) for s in samples]).to(device, dtype),
-        no_text=parts.text([""] * len(samples)).to(device, dtype),
-        frames=[codec.encode(frame.to(device)).to(dtype) for frame in batch.inputs],
-        roles=batch.roles.to(device),
-    )
+    transformer, codec = parts.transformer, parts.codec
+    device = transformer.device
+    given = encode_samples(parts, samples, device)
     generator, channels = torch.Generator().manual_seed(seed), transformer.config.in_channels
     sizes = [codec.latent_size(size) for size in samples[0].layout.results]
     noise = [torch.randn((len(samples), channels, *size), generator=generator).to(device) for size in sizes]

@@ -21,8 +21,8 @@ import torch
 
 from unireal.acceleration.base import Acceleration, Fusion, Plan, TokenChoice
 from unireal.acceleration.judges import THRESHOLDS, TWO_MEANS_LIMIT, Judge, grow, make_judge, two_means
-from unireal.config import lookup
 from unireal.diffusion.sampling import Call
+from unireal.names import lookup
 from unireal.sample import Role
 
 FUSIONS = ("cache", "reference", "cos2", "cos2_recursive")

@@ -50,8 +50,7 @@ class DataConfig:
 class BucketedBatches(torch.utils.data.IterableDataset):
     """Endless (batch, state) pairs; `state` resumes after that batch. Made for a DataLoader with batch_size=None.
 
-    Samples that wait in a bucket are not saved but drawn again: the state holds where the mixture stood when the
-    oldest of them was drawn, and how many of those drawn since have been used.
+    Samples that wait in a bucket are not saved but drawn again: the state holds where the mixture stood before each.
     """
 
     def __init__(self, config: DataConfig, rank: int = 0, world_size: int = 1, state: dict[str, Any] | None = None):

@@ -65,6 +65,7 @@ class Mixture:
         self.seed, self.rank, self.world_size = seed, rank, world_size
         self.draw = 0  # how many numbers of the common sequence are used up
         self.counts = [0] * len(sources)  # how many of them each data set had
+        self._orders: dict[int, tuple[int, np.ndarray]] = {}  # per data set: number of its pass, and the order there
 
     def __iter__(self) -> Mixture:
         return self
@@ -84,8 +85,10 @@ class Mixture:
         if not hasattr(self.sources[source], "__len__"):
             return count
         length = len(self.sources[source])
-        order = np.random.default_rng((self.seed, source, count // length)).permutation(length)
-        return int(order[count % length])
+        turn = count // length
+        if self._orders.get(source, (None,))[0] != turn:
+            self._orders[source] = turn, np.random.default_rng((self.seed, source, turn)).permutation(length)
+        return int(self._orders[source][1][count % length])
 
     def state(self) -> dict[str, Any]:
         return {"draw": self.draw, "counts": list(self.counts)}

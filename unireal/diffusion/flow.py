@@ -19,10 +19,8 @@ def add_noise(clean: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torc
     return (1 - t) * clean + t * noise
 
 
-def as_velocity(
-    prediction: torch.Tensor, noisy: torch.Tensor, t: torch.Tensor, prediction_type: str, min_time: float = 0.0
-) -> torch.Tensor:
-    """What the model predicted for x_t (B, C, H, W) at t (B,), as a velocity. min_time bounds the divisor.
+def as_velocity(prediction: torch.Tensor, noisy: torch.Tensor, t: torch.Tensor, prediction_type: str) -> torch.Tensor:
+    """What the model predicted for x_t (B, C, H, W) at t (B,), as a velocity.
 
     A video prior's "v_prediction" is v = a noise - b x_0 with a = (1 - t) / n, b = t / n, n = hypot(1 - t, t), for the
     input x_t / n. So x_0 = a x_t / n - b v, noise = b x_t / n + a v, and their difference is the velocity.
@@ -33,7 +31,7 @@ def as_velocity(
         t = t.view(-1, 1, 1, 1)
         n = torch.hypot(1 - t, t)
         return ((2 * t - 1) * noisy / n + prediction) / n
-    return (noisy - prediction) / t.clamp(min=max(min_time, 1e-6)).view(-1, 1, 1, 1)
+    return (noisy - prediction) / t.clamp(min=1e-6).view(-1, 1, 1, 1)
 
 
 def as_clean(velocity: torch.Tensor, noisy: torch.Tensor, t: torch.Tensor) -> torch.Tensor:

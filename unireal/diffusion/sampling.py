@@ -30,6 +30,11 @@ class Conditions:
     frames: list[torch.Tensor]
     roles: torch.Tensor
 
+    def arguments(self, branch: Branch) -> tuple:
+        """What follows latents and times in the transformer's `forward` and `pack` in a guidance branch."""
+        text, frames = self.text if branch.text else self.no_text, self.frames if branch.images else []
+        return text.features, frames, self.roles[:, : len(frames)], text.mask, text.referring
+
 
 @dataclass(frozen=True)
 class Call:
@@ -80,18 +85,8 @@ def velocity(
     transformer: UniRealTransformer, latents: list[torch.Tensor], t: torch.Tensor, branch: Branch, given: Conditions
 ) -> list[torch.Tensor]:
     """The velocity of every result frame in one guidance branch; t: (B,)."""
-    text = given.text if branch.text else given.no_text
-    frames = given.frames if branch.images else []
     with transformer.cache_context(branch.name):
-        predictions = transformer(
-            [x.to(transformer.dtype) for x in latents],
-            t,
-            text.features,
-            frames,
-            given.roles[:, : len(frames)],
-            text.mask,
-            text.referring,
-        )
+        predictions = transformer([x.to(transformer.dtype) for x in latents], t, *given.arguments(branch))
     kind = transformer.config.prediction_type
     return [as_velocity(p.float(), x, t, kind) for p, x in zip(predictions, latents, strict=True)]
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
-from unireal.config import lookup
 from unireal.evaluation import BENCHMARKS
+from unireal.names import lookup
 
 
 class _Parser(argparse.ArgumentParser):

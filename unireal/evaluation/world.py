@@ -16,9 +16,9 @@ from tqdm import tqdm
 from data_builders.world.recipes import RECIPES, VERSION, scene_of, world_sample
 from data_builders.world.render import render
 from data_builders.world.stream import TEST_SEEDS
-from unireal.config import lookup
 from unireal.evaluation.exams import BARS, EXAMS, Item, Outputs
 from unireal.evaluation.report import Example, Report, Row
+from unireal.names import lookup
 from unireal.sample import Role, Sample
 from unireal.transforms import HOLE, resize
 

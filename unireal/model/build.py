@@ -15,8 +15,6 @@ from unireal.model.transformer import UniRealTransformer
 from unireal.model.vae import VAE, FrameCodec
 from unireal.prompts import CONTEXT_KEYWORDS
 
-PRIOR_TEXT_LENGTH = 226  # tokens that CogVideoX pads every prompt to
-
 
 @dataclass
 class Components:
@@ -28,12 +26,8 @@ class Components:
     vae: VAE | None
 
     def __post_init__(self) -> None:
-        if self._padded:  # CogVideoX's own T5 stays as it is, also after it was saved and loaded
+        if self.transformer.config.pad_text:  # CogVideoX's own T5 stays as it is, also after it was saved and loaded
             self.text_encoder.requires_grad_(False)
-
-    @property
-    def _padded(self) -> bool:
-        return self.transformer.config.max_text_length == PRIOR_TEXT_LENGTH
 
     @property
     def text(self) -> TextEncoder:
@@ -44,7 +38,7 @@ class Components:
             config.max_text_length,
             config.max_inputs,
             config.max_results,
-            pad_to_max=self._padded,
+            pad_to_max=config.pad_text,
         )
 
     @property
@@ -55,7 +49,7 @@ class Components:
     def trainable(self) -> nn.ModuleDict:
         """The parts that training changes; a frozen text encoder is not among them."""
         parts: dict[str, nn.Module] = {"transformer": self.transformer}
-        if any(p.requires_grad for p in self.text_encoder.parameters()):
+        if not self.text.frozen:
             parts["text_encoder"] = self.text_encoder
         return nn.ModuleDict(parts)
 

@@ -20,6 +20,8 @@ from tqdm import tqdm
 
 from data_builders.world.render import encode_depth, pattern_swatch, render, render_asset
 from data_builders.world.scene import sample_scene
+from unireal.sample import Frame, Role
+from unireal.transforms import to_tensor as frame_tensor
 
 LATENT_NOISE = 0.05
 LATENT_PENALTY = 1e-3
@@ -62,7 +64,7 @@ def draw_frame(rng: np.random.Generator, size: tuple[int, int] = (64, 64)) -> np
 
 def to_tensor(images: list[np.ndarray]) -> torch.Tensor:
     """uint8 (H, W, 3) images to float32 (B, 3, H, W) in -1..1."""
-    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return torch.stack([frame_tensor(Frame(image, Role.RESULT)) for image in images])
 
 
 @torch.no_grad()

@@ -20,10 +20,12 @@ from unireal.data.buckets import batches
 from unireal.data.mixture import Mixture
 from unireal.experiments import TrainConfig
 from unireal.model.build import Components, build
+from unireal.pipeline import UniRealPipeline
 from unireal.prompts import join
 from unireal.training.checkpoint import complete_checkpoints, load_checkpoint, save_checkpoint
 from unireal.training.objective import Objective, prepare_step
 from unireal.training.optimizers import learning_rate_factor, make_optimizers
+from unireal.training.sheets import averaged, save_pipeline, save_sheet
 
 TIME_BINS = 5
 _VOCABULARY_SAMPLES = 4000
@@ -158,8 +160,6 @@ class Trainer:
         """Saves output/model, a pipeline folder with the averaged weights."""
         if not self.accelerator.is_main_process:
             return
-        from unireal.training.sheets import averaged, save_pipeline
-
         with averaged(self.ema, self.parameters):
             save_pipeline(self.components, self.config, self.output / "model")
 
@@ -167,8 +167,6 @@ class Trainer:
         """Draws a sheet of held-out examples with the averaged weights."""
         if not self.accelerator.is_main_process:
             return
-        from unireal.training.sheets import averaged, save_sheet
-
         with averaged(self.ema, self.parameters):
             save_sheet(self.components, self.config, self.output / "samples" / f"step-{self.step:07d}.png")
 
@@ -182,8 +180,6 @@ def load_components(config: TrainConfig) -> Components:
         return build(MODELS[config.model], vocabulary(config), config.seed)
     if not Path(config.model).is_dir():
         raise ValueError(f"model {config.model!r} is neither a size ({', '.join(MODELS)}) nor a folder")
-    from unireal.pipeline import UniRealPipeline
-
     return UniRealPipeline.from_pretrained(config.model).as_components()
 
 
