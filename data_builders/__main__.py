@@ -7,8 +7,12 @@ import difflib
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
+
+from data_builders.builders.base import VideoBuilder
+from data_builders.builders.registry import VIDEO_BUILDERS
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if name == "list":
             for key, builder in BUILDERS.items():
-                print(f"{key:12} {builder.summary}")
+                print(f"{key:13} {builder.summary}")
             return 0
         builder = get_builder(name)
         options = Parser(prog=f"python -m data_builders {name}", description=builder.summary)
@@ -133,10 +137,66 @@ def _build_world(options: argparse.Namespace) -> None:
     print(f"{options.output}: {options.num} records in {len(shards)} shards, {options.videos} videos")
 
 
+def _video_arguments(parser: argparse.ArgumentParser, builder: VideoBuilder) -> None:
+    from data_builders.builders import command
+
+    command.add_arguments(builder, parser)
+
+
+def _build_videos(options: argparse.Namespace, builder: VideoBuilder) -> None:
+    from data_builders.builders import command
+
+    command.run(builder, options)
+
+
+def _from_videos(builder: VideoBuilder) -> Builder:
+    return Builder(builder.summary, partial(_video_arguments, builder=builder), partial(_build_videos, builder=builder))
+
+
+def _import_arguments(parser: argparse.ArgumentParser) -> None:
+    from data_builders.public_sets import command
+
+    command.add_arguments(parser)
+
+
+def _import(options: argparse.Namespace) -> None:
+    from data_builders.public_sets import command
+
+    command.run(options, prepare_output)
+
+
+def _clips_arguments(parser: argparse.ArgumentParser) -> None:
+    from data_builders.clips import command
+
+    command.add_arguments(parser)
+
+
+def _curate_clips(options: argparse.Namespace) -> None:
+    from data_builders.clips import command
+
+    command.run(options)
+
+
+def _preview_arguments(parser: argparse.ArgumentParser) -> None:
+    from data_builders import preview
+
+    preview.add_arguments(parser)
+
+
+def _preview(options: argparse.Namespace) -> None:
+    from data_builders import preview
+
+    preview.run(options)
+
+
 BUILDERS: dict[str, Builder] = {
     "world": Builder(
         "rooms with coloured shapes, drawn with exact truth, for every task", _world_arguments, _build_world
     ),
+    "clips": Builder("the clips of raw videos that are worth training on", _clips_arguments, _curate_clips),
+    "import": Builder("public data sets on disk: MagicBrush, RefCOCO, Ditto-1M, ...", _import_arguments, _import),
+    **{name: _from_videos(builder) for name, builder in VIDEO_BUILDERS.items()},
+    "preview": Builder("a page with thumbnails of the records in a folder", _preview_arguments, _preview),
 }
 
 

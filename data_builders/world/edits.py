@@ -186,7 +186,7 @@ def frame2frame(draw: Draw) -> Made:
     """The first and the last frame of a video in which one thing moves by a fixed amount."""
     seed = int(draw.rng.integers(2**31))
     video = WorldVideo(seed, draw.size, 2, movers=1, travel=TRAVEL, unseen=draw.unseen, photo_share=draw.photo_share)
-    index = next(i for i, motion in enumerate(video.motions) if motion is not STILL)
+    index = next(i for i, motion in enumerate(video.motions) if motion != STILL)
     first, last = video.scene_at(0), video.scene_at(1)
     target = first.things[index].facts() | {"after": last.things[index].facts()}
     words = video.motion_caption

@@ -13,7 +13,7 @@ from functools import partial
 
 import numpy as np
 
-from data_builders.world import edits, generation
+from data_builders.world import compositions, edits, generation, video_recipes
 from data_builders.world.draw import Draw, Made
 from data_builders.world.scene import Scene
 from unireal.sample import Sample
@@ -26,7 +26,8 @@ VERSION = 1  # raised whenever the same seed gives another sample
 class Recipe:
     """One kind of sample.
 
-    task: name in unireal.tasks.TASKS; weight: its share in mixtures, relative to the others'.
+    task: name in unireal.tasks.TASKS; weight: its share in mixtures, relative to the others', 0 for what is never
+    trained, only measured.
     make: draws a sample; context: context prompt, None for the task's own.
     """
 
@@ -69,8 +70,17 @@ _ALL = (
     Recipe("t2i", "t2i", 0.4, generation.text_to_image),
     Recipe("edit_mask", "compose", 1.0, edits.edit_mask),
     Recipe("customize_mask", "compose", 0.4, generation.customize_mask),
+    Recipe("video_edit", "video_edit", 0.25, partial(video_recipes.video_edit, with_reference=False)),
+    Recipe("video_edit_reference", "video_edit", 0.15, partial(video_recipes.video_edit, with_reference=True)),
+    Recipe("t2v", "t2v", 0.15, video_recipes.text_to_video),
+    Recipe("image_to_video", "t2v", 0.15, video_recipes.image_to_video),
+    Recipe("insert2_depth", "compose", 0.0, compositions.insert_two_by_depth),
+    Recipe("insert_mask", "compose", 0.0, compositions.insert_mask),
+    Recipe("edit_depth", "compose", 0.0, compositions.edit_depth),
+    Recipe("customize2_mask", "compose", 0.0, compositions.customize_two_mask),
 )
 RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in _ALL}
+TRAINED = tuple(recipe.name for recipe in _ALL if recipe.weight)
 
 
 def get_recipe(name: str) -> Recipe:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from data_builders.world.recipes import RECIPES, world_sample
+from data_builders.world.recipes import RECIPES, TRAINED, world_sample
 from unireal.sample import Sample
 
 TEST_SEEDS = 1 << 40  # seeds from here on are for evaluation; training never reaches them
@@ -13,8 +13,9 @@ TEST_SEEDS = 1 << 40  # seeds from here on are for evaluation; training never re
 class WorldStream:
     """Sample number i, drawn by the recipes' weights.
 
-    recipes: which recipes, all by default; sizes: (H, W) of frames, one drawn per sample; seed: another seed, other
-    samples; photo_share: how many scenes have a photograph as background.
+    recipes: which recipes, by default all that are trained; sizes: (H, W) of frames, one drawn per sample; seed:
+    another seed, other samples; photo_share: how many scenes have a photograph as background.
+    Raises ValueError for recipes that are for evaluation only.
     """
 
     def __init__(
@@ -24,7 +25,9 @@ class WorldStream:
         sizes: tuple[tuple[int, int], ...] = ((64, 64),),
         photo_share: float = 0.0,
     ):
-        self.names = tuple(recipes or RECIPES)
+        self.names = tuple(recipes or TRAINED)
+        if untrained := [name for name in self.names if name not in TRAINED]:
+            raise ValueError(f"recipes {', '.join(untrained)} are for evaluation only; leave them out")
         weights = np.array([RECIPES[name].weight for name in self.names])
         self.probabilities = weights / weights.sum()
         self.seed, self.sizes, self.photo_share = seed, tuple(tuple(s) for s in sizes), photo_share

@@ -108,7 +108,7 @@ class WorldVideo:
     @property
     def motion_caption(self) -> str:
         """For example "the red circle moves up and the blue star grows"."""
-        moving = [(t, m) for t, m in zip(self.scene.things, self.motions, strict=True) if m is not STILL]
+        moving = [(t, m) for t, m in zip(self.scene.things, self.motions, strict=True) if m != STILL]
         return enumerate_words([f"the {thing.name} {motion.verb}" for thing, motion in moving])
 
     def scene_at(self, index: int) -> Scene:

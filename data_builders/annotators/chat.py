@@ -1,0 +1,174 @@
+"""Models that answer a text with pictures: one loaded through transformers, or any OpenAI-compatible endpoint."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from PIL import Image
+
+from data_builders.annotators.protocols import Refused
+from data_builders.annotators.weights import load_model, load_processor
+
+DEFAULT = "Qwen/Qwen2.5-VL-7B-Instruct"
+TEMPERATURE, TOP_P = 0.7, 0.9  # Ditto's, for captions and instructions
+_JPEG_QUALITY = 95
+_BOUNDS = ("minLength", "maxLength", "minItems", "maxItems", "minimum", "maximum")
+
+
+class Chat(Protocol):
+    """name: of the model."""
+
+    name: str
+
+    def reply(self, text: str, images: Sequence[np.ndarray], schema: dict[str, Any] | None, seed: int) -> str:
+        """The model's answer, the same for the same arguments as far as the model allows.
+
+        schema: JSON schema of the answer; a model may use it to decode, and need not obey it. None for prose.
+        Raises Refused if the model declines, ConnectionError if it cannot be reached, ValueError if it is set up wrong.
+        """
+
+
+class LocalChat:
+    """An image-text-to-text model of transformers, such as Qwen2.5-VL. It does not see the schema but in the text."""
+
+    def __init__(self, model: Any, processor: Any, name: str, max_new_tokens: int = 512, max_side: int = 768):
+        self.model, self.processor, self.name = model, processor, name
+        self.max_new_tokens, self.max_side = max_new_tokens, max_side
+
+    @classmethod
+    def from_pretrained(
+        cls, source: str = DEFAULT, device: str = "cpu", dtype: str = "auto", **options: int
+    ) -> LocalChat:
+        from transformers import AutoModelForImageTextToText, AutoProcessor
+
+        model = load_model(AutoModelForImageTextToText, source, device, dtype)
+        return cls(model, load_processor(AutoProcessor, source), source, **options)
+
+    def reply(self, text: str, images: Sequence[np.ndarray], schema: dict[str, Any] | None, seed: int) -> str:
+        import torch
+
+        pictures = [{"type": "image", "image": _shrink(image, self.max_side)} for image in images]
+        message = {"role": "user", "content": [*pictures, {"type": "text", "text": text}]}
+        inputs = self.processor.apply_chat_template(
+            [message], tokenize=True, add_generation_prompt=True, return_dict=True, return_tensors="pt"
+        ).to(self.model.device, self.model.dtype)
+        device = self.model.device
+        with torch.inference_mode(), torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            sampling = {"do_sample": True, "temperature": TEMPERATURE, "top_p": TOP_P}
+            tokens = self.model.generate(**inputs, **sampling, max_new_tokens=self.max_new_tokens)
+        return self.processor.decode(tokens[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+
+
+class EndpointChat:
+    """A server that speaks OpenAI's chat completions, by the openai package.
+
+    url: base URL, "http://localhost:8000/v1"; the key is read from OPENAI_API_KEY, for servers that ask for one.
+    timeout: seconds for one request; retries: after a timeout, a dropped connection, status 408, 409, 429 or 5xx, with
+    growing pauses or as the server's Retry-After says.
+    structured: ask the server to decode by the schema (response_format); not every server can.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        *,
+        structured: bool = True,
+        timeout: float = 120.0,
+        retries: int = 5,
+        max_tokens: int = 1024,
+        max_side: int = 768,
+    ):
+        if not url.startswith(("http://", "https://")):
+            raise ValueError(f"an endpoint is a URL that starts with http:// or https://, got {url!r}")
+        self.url, self.name, self.structured = url, model, structured
+        self.timeout, self.retries = timeout, retries
+        self.max_tokens, self.max_side = max_tokens, max_side
+        self._client: Any = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_client": None}  # connections stay in their process
+
+    def reply(self, text: str, images: Sequence[np.ndarray], schema: dict[str, Any] | None, seed: int) -> str:
+        import openai
+
+        if self._client is None:
+            key = os.environ.get("OPENAI_API_KEY", "none")
+            self._client = openai.OpenAI(base_url=self.url, api_key=key, timeout=self.timeout, max_retries=self.retries)
+        try:
+            answer = self._client.chat.completions.create(**self._request(text, images, schema, seed))
+        except (openai.APIConnectionError, openai.RateLimitError, openai.InternalServerError) as error:
+            raise ConnectionError(
+                f"{self.url} did not answer after {self.retries} retries ({_line(error)}); start it, or run again"
+            ) from error
+        except openai.APIStatusError as error:
+            raise ValueError(
+                f"{self.url} rejects the request ({_line(error)}); check the model's name, OPENAI_API_KEY, and whether "
+                "the server knows json_schema (endpoint-text: does without)"
+            ) from error
+        except (openai.APIError, ValueError) as error:
+            raise Refused(
+                f"{self.name} at {self.url} sent something that is no chat completion ({_line(error)})"
+            ) from error
+        return self._content(answer)
+
+    def _request(
+        self, text: str, images: Sequence[np.ndarray], schema: dict[str, Any] | None, seed: int
+    ) -> dict[str, Any]:
+        pictures = [
+            {"type": "image_url", "image_url": {"url": _data_url(_shrink(image, self.max_side))}} for image in images
+        ]
+        content = [*pictures, {"type": "text", "text": text}]
+        request = {
+            "model": self.name,
+            "messages": [{"role": "user", "content": content}],
+            "temperature": TEMPERATURE,
+            "top_p": TOP_P,
+            "max_tokens": self.max_tokens,
+            "seed": seed,
+        }
+        if schema and self.structured:
+            named = {"name": "answer", "schema": _decodable(schema), "strict": True}
+            request["response_format"] = {"type": "json_schema", "json_schema": named}
+        return request
+
+    def _content(self, answer: Any) -> str:
+        """The text of a completion. Raises Refused if it has none, and why."""
+        choices = getattr(answer, "choices", None)
+        message = choices[0].message if choices else None
+        if message is None:
+            raise Refused(f"{self.name} at {self.url} sent a completion without a message")
+        if getattr(message, "refusal", None):
+            raise Refused(f"{self.name} declined: {message.refusal[:120]}")
+        if choices[0].finish_reason == "content_filter":
+            raise Refused(f"{self.name} declined: its content filter")
+        return message.content or ""
+
+
+def _decodable(schema: Any) -> Any:
+    """The schema without bounds, which servers that decode by it may not know; the answer is checked against all."""
+    if isinstance(schema, dict):
+        return {key: _decodable(value) for key, value in schema.items() if key not in _BOUNDS}
+    return [_decodable(value) for value in schema] if isinstance(schema, list) else schema
+
+
+def _shrink(image: np.ndarray, max_side: int) -> Image.Image:
+    picture = Image.fromarray(image)
+    picture.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
+    return picture
+
+
+def _data_url(picture: Image.Image) -> str:
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=_JPEG_QUALITY)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:160] or type(error).__name__

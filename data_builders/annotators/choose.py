@@ -1,0 +1,103 @@
+"""Annotators by their names on a command line: `--captioner SPEC`, `--grounder SPEC`, and so on.
+
+| SPEC | meaning |
+|---|---|
+| `none` | no such annotator |
+| `default` | the default model of that part |
+| a folder or hub id | a model of transformers |
+| `endpoint:URL#MODEL` | captioner, instructor, judge: a server that speaks OpenAI's chat completions |
+| `endpoint-text:URL#MODEL` | the same, for servers that do not know response_format |
+| `canny`, `canny:LOW,HIGH` | edge: OpenCV's Canny |
+| `oracle` | the truth, for videos of the procedural world |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data_builders.annotators import chat, grounding, maps, segmentation
+from data_builders.annotators.protocols import Annotators
+from data_builders.annotators.vlm import VisionLanguageAnnotator
+
+
+@dataclass(frozen=True)
+class Part:
+    """One annotator of a build.
+
+    default: the hub id, or other SPEC, that "default" stands for; load: makes it from a SPEC and a device.
+    """
+
+    summary: str
+    default: str
+    load: Callable[[str, str], Any]
+
+
+def _vision_language(spec: str, device: str) -> VisionLanguageAnnotator:
+    kind, _, rest = spec.partition(":")
+    if kind not in ("endpoint", "endpoint-text"):
+        return VisionLanguageAnnotator(chat.LocalChat.from_pretrained(spec, device))
+    url, _, model = rest.rpartition("#")
+    if not url or not model:
+        raise ValueError(
+            f"an endpoint is given as {kind}:URL#MODEL, as in {kind}:http://localhost:8000/v1#m, got {spec!r}"
+        )
+    return VisionLanguageAnnotator(chat.EndpointChat(url, model, structured=kind == "endpoint"))
+
+
+def _canny(spec: str, device: str) -> maps.Canny:
+    kind, _, thresholds = spec.partition(":")
+    if kind != "canny":
+        raise ValueError(f"edges come from canny or canny:LOW,HIGH, got {spec!r}")
+    if not thresholds:
+        return maps.Canny()
+    try:
+        low, high = map(float, thresholds.split(","))
+    except ValueError as error:
+        raise ValueError(f"Canny takes two thresholds, as in canny:100,200, got {spec!r}") from error
+    return maps.Canny(low, high)
+
+
+PARTS: dict[str, Part] = {
+    "captioner": Part("says what a video shows", chat.DEFAULT, _vision_language),
+    "instructor": Part("says what turns one frame into another", chat.DEFAULT, _vision_language),
+    "judge": Part("scores edits", chat.DEFAULT, _vision_language),
+    "grounder": Part("finds boxes for phrases", grounding.DEFAULT, grounding.load_grounder),
+    "segmenter": Part("makes masks and tracks of boxes", segmentation.DEFAULT, segmentation.Sam2.from_pretrained),
+    "depth": Part("estimates depth", maps.DEFAULT_DEPTH, maps.DepthAnything.from_pretrained),
+    "edge": Part("draws edges", "canny", _canny),
+    "pose": Part("draws skeletons", maps.DEFAULT_POSE, maps.VitPose.from_pretrained),
+}
+
+
+def load_annotators(specs: Mapping[str, str], device: str = "cpu", videos: Iterable[str | Path] = ()) -> Annotators:
+    """Loads what the specs say; parts of the same spec share one model. To be called in the process that annotates.
+
+    videos: for "oracle", the files NAME.mkv or NAME.json that `python -m data_builders world --videos` wrote.
+    Raises ValueError for unknown parts or specs, models that cannot be loaded, and oracles without such videos.
+    """
+    if unknown := [name for name in specs if name not in PARTS]:
+        raise ValueError(f"unknown annotator {unknown[0]!r}; choose from: {', '.join(PARTS)}")
+    loaded: dict[tuple[Any, str], Any] = {}
+    found: dict[str, Any] = {}
+    for name, spec in specs.items():
+        if spec == "none":
+            continue
+        part = PARTS[name]
+        spec = part.default if spec == "default" else spec
+        key = ("oracle",) if spec == "oracle" else (part.load, spec)
+        if key not in loaded:
+            loaded[key] = _oracle(videos) if spec == "oracle" else part.load(spec, device)
+        found[name] = loaded[key]
+    return Annotators(**found)
+
+
+def _oracle(videos: Iterable[str | Path]) -> Any:
+    from data_builders.world.oracle import Oracle, read_world_video
+
+    told = [Path(video).with_suffix(".json") for video in videos]
+    if not told:
+        raise ValueError("the oracle needs videos of the world; make some: python -m data_builders world --videos K")
+    return Oracle([read_world_video(path) for path in told])

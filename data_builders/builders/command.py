@@ -1,0 +1,172 @@
+"""The command line of the builders: python -m data_builders BUILDER --videos PATH... --output DIR
+
+A folder holds one build: build.json its settings, clips.json what curation made of the videos, *.parquet the records,
+failures.jsonl what came to nothing and why. The same command again goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict, fields
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from data_builders.annotators.choose import PARTS, load_annotators
+from data_builders.annotators.protocols import Annotators
+from data_builders.build import build
+from data_builders.builders import generators
+from data_builders.builders.base import VideoBuilder, settings
+from data_builders.builders.sources import CURATIONS, clips_of
+from data_builders.engine import Placing
+from data_builders.shards import Failure, Job, Outcome, plan, write_text
+
+_OURS = ("*.parquet", ".*.unfinished", ".*.begun", ".examined-*.json", "build.json", "clips.json", "failures.jsonl")
+_LISTED = 10  # reasons and failures that are printed
+
+
+def add_arguments(builder: VideoBuilder, parser: argparse.ArgumentParser) -> None:
+    """Declares what a builder takes: videos, how they are read, its own options, its annotators, and the engine's."""
+    sources = parser.add_mutually_exclusive_group(required=True)
+    sources.add_argument("--videos", metavar="PATH", type=Path, nargs="+", help="video files, or folders with some")
+    sources.add_argument("--clips", metavar="PATH", type=Path, help="what python -m data_builders clips has made")
+    parser.add_argument("--output", metavar="DIR", type=Path, required=True, help="folder of the Parquet shards")
+    parser.add_argument("--seed", metavar="S", type=int, default=0, help="another seed, other records (default: 0)")
+    parser.add_argument("--overwrite", action="store_true", help="replace the build in DIR")
+    reading = parser.add_argument_group("clips of --videos")
+    text = "shots: whole shots; ditto: Ditto's thresholds; none: each video is one clip (default: shots)"
+    reading.add_argument("--curation", choices=CURATIONS, default="shots", help=text)
+    reading.add_argument("--fps", type=float, help=f"frames a second that are read (default: {builder.fps or 'all'})")
+    reading.add_argument("--frames", type=int, help=f"frames of a clip at most (default: {builder.frames})")
+    own = parser.add_argument_group("this builder")
+    for option in fields(builder.options):
+        text = f"{option.metadata['help']} (default: {_shown(option.default)})"
+        kind = str if isinstance(option.default, tuple) else type(option.default)
+        choices = option.metadata.get("choices")
+        own.add_argument(_flag(option.name), type=kind, default=option.default, choices=choices, help=text)
+    _annotator_arguments(builder, parser.add_argument_group("annotators"))
+    engine = parser.add_argument_group("engine (Daft)")
+    engine.add_argument("--workers", type=int, default=1, help="workers, each with its own annotators (default: 1)")
+    engine.add_argument("--gpus", type=float, default=0.0, help="GPUs of each worker, may be below 1 (default: 0)")
+    engine.add_argument("--ray-address", metavar="ADDR", help="Ray cluster to run on, such as auto or ray://host:10001")
+    engine.add_argument("--clips-per-shard", metavar="K", type=int, default=8, help="at most (default: 8)")
+
+
+def _annotator_arguments(builder: VideoBuilder, group: Any) -> None:
+    """What a builder cannot do without is the default model, what it can is nothing, but edges need no weights."""
+    defaults = dict.fromkeys(builder.uses, "none") | {"edge": "canny"} | dict.fromkeys(builder.needs, "default")
+    for part in (*builder.needs, *builder.uses):
+        about = PARTS[part] if part in PARTS else generators.GENERATORS[part]
+        oracle = ", oracle (the truth, for videos of the procedural world)" if part in PARTS else ""
+        text = f"{about.summary}: none, default ({about.default}){oracle}, or another (default: {defaults[part]})"
+        group.add_argument(_flag(part), metavar="SPEC", default=defaults[part], help=text)
+    group.add_argument("--device", default="cpu", help="where models run: cpu, cuda, ... (default: cpu)")
+
+
+def run(builder: VideoBuilder, options: argparse.Namespace) -> None:
+    """Builds, or goes on, and prints what came of it. Raises ValueError for bad input, and if nothing comes of it."""
+    if options.seed < 0:
+        raise ValueError(f"--seed is a whole number from 0, got {options.seed}")
+    placing = Placing(options.workers, options.gpus, options.ray_address)
+    if any(value is not None and value <= 0 for value in (options.fps, options.frames)):
+        raise ValueError("--fps and --frames are above 0; leave them out for the builder's own")
+    own = builder.options(**{field.name: _value(field, options) for field in fields(builder.options)})
+    specs = _specs(builder, options)
+    builder.require(generators.Studio(**specs))  # before the videos are looked at
+    told = {
+        "builder": builder.name,
+        "version": builder.version,
+        "seed": options.seed,
+        "options": settings(own),
+        "reading": {"fps": options.fps, "frames": options.frames},
+        "curation": options.curation if options.clips is None else "clips",
+        "annotators": specs,
+        "clips_per_shard": options.clips_per_shard,
+    }
+    claim_folder(options.output, json.loads(json.dumps(told)), options.overwrite)
+    found = clips_of(options, placing)
+    shards = plan(found.clips, options.clips_per_shard)
+    check_shards(options.output, [shard.name for shard in shards])
+    load = partial(_load, specs, options.device, sorted({clip.path for clip in found.clips}))
+    job = Job(builder, own, options.output, load, options.seed, options.fps, options.frames)
+    outcome = build(job, shards, placing)
+    failures = [*found.failures, *outcome.failures]
+    lines = (json.dumps(asdict(failure)) + "\n" for failure in failures)
+    write_text(options.output / "failures.jsonl", "".join(lines))
+    print(*filter(None, [found.told, summary(options.output, outcome, failures, bool(found.told))]), sep="\n")
+    if failures and not outcome.rows:
+        raise ValueError(f"no clip gave a record; the first of {len(failures)} failures: {failures[0].reason}")
+
+
+def summary(folder: Path, outcome: Outcome, failures: list[Failure], curated: bool) -> str:
+    """What a build came to, in a few lines. curated: what is wrong with videos has been told already."""
+    reused = f", {outcome.reused} shards were there" if outcome.reused else ""
+    lines = [f"{folder}: {outcome.rows} records of {outcome.clips} clips{reused}"]
+    for reason, count in outcome.dropped.most_common(_LISTED):
+        lines.append(f"  dropped {count:6}  {reason}")
+    untold = outcome.failures if curated else failures
+    for failure in untold[:_LISTED]:
+        lines.append(f"  failed  {failure.clip or failure.path}: {failure.reason}")
+    if len(untold) > _LISTED:
+        lines.append(f"  and {len(untold) - _LISTED} more failures")
+    return "\n".join(lines + ([f"  all {len(failures)} failures: {folder / 'failures.jsonl'}"] if failures else []))
+
+
+def claim_folder(folder: Path, told: dict[str, Any], overwrite: bool) -> None:
+    """Makes the folder one of a build with these settings.
+
+    Raises ValueError if it holds something else, or a build with other settings, unless that is to be replaced.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--output {str(folder)!r} is a file; give a folder")
+    path = folder / "build.json"
+    if overwrite:
+        for old in (old for pattern in _OURS for old in folder.glob(pattern)):
+            old.unlink()
+    elif path.exists():
+        before = json.loads(path.read_text())
+        if other := [f"{key} {before.get(key)!r}" for key in told if before.get(key) != told[key]]:
+            raise ValueError(f"{str(folder)!r} holds a build with {other[0]}; give another --output, or --overwrite")
+    elif folder.is_dir() and any(folder.iterdir()):
+        raise ValueError(
+            f"--output {str(folder)!r} is not empty and holds no build; give another folder, or --overwrite"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(told, indent=1) + "\n")
+
+
+def check_shards(folder: Path, names: list[str]) -> None:
+    """Raises ValueError if the folder holds shards of other clips: they might be the same ones in another division."""
+    if other := sorted({path.name for path in folder.glob("*.parquet")} - set(names)):
+        raise ValueError(
+            f"{str(folder)!r} holds {len(other)} shards of other clips, as {other[0]}; "
+            "give all videos that it was built from, or another --output, or --overwrite"
+        )
+
+
+def _load(specs: dict[str, str], device: str, videos: list[str]) -> Annotators:
+    made_by = {part: spec for part, spec in specs.items() if part in generators.GENERATORS}
+    annotators = load_annotators({part: spec for part, spec in specs.items() if part in PARTS}, device, videos)
+    return generators.load_studio(annotators, made_by, device) if made_by else annotators
+
+
+def _specs(builder: VideoBuilder, options: argparse.Namespace) -> dict[str, str]:
+    """Part to SPEC of all that is given, defaults by their own names."""
+    given = {part: getattr(options, part) for part in (*builder.needs, *builder.uses)}
+    about = PARTS | generators.GENERATORS
+    return {p: about[p].default if spec == "default" else spec for p, spec in given.items() if spec != "none"}
+
+
+def _value(field: Any, options: argparse.Namespace) -> Any:
+    given = getattr(options, field.name)
+    split = isinstance(field.default, tuple) and isinstance(given, str)
+    return tuple(word.strip() for word in given.split(",") if word.strip()) if split else given
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _shown(value: Any) -> str:
+    return ",".join(value) if isinstance(value, tuple) else str(value)

@@ -1,0 +1,222 @@
+"""What makes the edited half of a video pair: an image editor, a video generator, a refiner (Ditto, sections 3.3, 3.4).
+
+Each is a small protocol with one implementation over a pipeline of diffusers, given as a folder or hub id. Pictures are
+uint8 (H, W, 3) RGB, videos lists of them; answers have the size and number of the frames that were given, as far as the
+model can make them, and follow from the seed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+import numpy as np
+from PIL import Image
+
+from data_builders.annotators.choose import Part
+from data_builders.annotators.protocols import Annotators
+
+
+class ImageEditor(Protocol):
+    name: str
+
+    def edit(self, image: np.ndarray, instruction: str, seed: int) -> np.ndarray:
+        """The picture, uint8 (H, W, 3), as the instruction asks for it."""
+
+
+class VideoGenerator(Protocol):
+    name: str
+
+    def generate(self, depth: Sequence[np.ndarray], key: np.ndarray, instruction: str, seed: int) -> list[np.ndarray]:
+        """A video that moves like depth, T times uint16 (H, W), 0 near, and looks like the key frame uint8 (H, W, 3).
+
+        It may have fewer frames than `depth`.
+        """
+
+
+class Refiner(Protocol):
+    name: str
+
+    def refine(self, frames: Sequence[np.ndarray], instruction: str, seed: int) -> list[np.ndarray]:
+        """The same video, cleaner. It may have fewer frames."""
+
+
+@dataclass(frozen=True)
+class Studio(Annotators):
+    """Annotators, and what makes videos."""
+
+    editor: ImageEditor | None = None
+    generator: VideoGenerator | None = None
+    refiner: Refiner | None = None
+
+
+class DiffusersEditor:
+    """Any pipeline of diffusers that takes image and prompt: Qwen-Image-Edit, FLUX.1 Kontext, InstructPix2Pix, ..."""
+
+    def __init__(self, pipeline: Any, name: str, steps: int | None = None):
+        self.pipeline, self.name, self.steps = pipeline, name, steps
+
+    @classmethod
+    def from_pretrained(cls, source: str, device: str = "cpu", **rest: Any) -> DiffusersEditor:
+        from diffusers import DiffusionPipeline
+
+        return cls(_load(DiffusionPipeline, source, device), source, **rest)
+
+    def edit(self, image: np.ndarray, instruction: str, seed: int) -> np.ndarray:
+        height, width = _multiple(image.shape[:2], 16)
+        given = Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS)
+        steps = {} if self.steps is None else {"num_inference_steps": self.steps}
+        made = self.pipeline(image=given, prompt=instruction, generator=_generator(seed), output_type="pil", **steps)
+        return _resized([np.asarray(made.images[0].convert("RGB"))], image.shape[:2])[0]
+
+
+class WanGenerator:
+    """VACE: in-context generation from a depth video and a reference image (WanVACEPipeline)."""
+
+    def __init__(self, pipeline: Any, name: str, steps: int = 30, guidance: float = 5.0):
+        self.pipeline, self.name, self.steps, self.guidance = pipeline, name, steps, guidance
+
+    @classmethod
+    def from_pretrained(cls, source: str, device: str = "cpu", **rest: Any) -> WanGenerator:
+        from diffusers import WanVACEPipeline
+
+        return cls(_load(WanVACEPipeline, source, device), source, **rest)
+
+    def generate(self, depth: Sequence[np.ndarray], key: np.ndarray, instruction: str, seed: int) -> list[np.ndarray]:
+        # VACE was trained on depth as MiDaS draws it: white is near.
+        drawn = [np.repeat((255 - (d // 257).astype(np.uint8))[..., None], 3, axis=2) for d in depth]
+        frames, size = _wan_video(drawn, self.pipeline)
+        reference = _resized([key], size)[0]
+        made = self.pipeline(
+            video=frames,
+            mask=[Image.new("L", (size[1], size[0]), 255)] * len(frames),
+            reference_images=[Image.fromarray(reference)],
+            prompt=instruction,
+            height=size[0],
+            width=size[1],
+            num_frames=len(frames),
+            num_inference_steps=self.steps,
+            guidance_scale=self.guidance,
+            generator=_generator(seed),
+            output_type="np",
+        )
+        return _resized(_to_bytes(made.frames[0]), key.shape[:2])
+
+
+class WanRefiner:
+    """A little noise and few steps back, with the expert for low noise where there are two (WanVideoToVideoPipeline).
+
+    noise: share of noise that is added, above 0 and below 0.15, as in Ditto; steps: in which it is removed.
+    """
+
+    def __init__(self, pipeline: Any, name: str, noise: float = 0.14, steps: int = 4):
+        if not 0 < noise < 0.15 or steps < 2:
+            raise ValueError(
+                f"refinement takes noise above 0 and below 0.15, and steps from 2, got {noise} and {steps}"
+            )
+        from diffusers import FlowMatchEulerDiscreteScheduler
+
+        # Without a shift the times are evenly spaced, so that the share of noise follows from how many are left out.
+        pipeline.scheduler = FlowMatchEulerDiscreteScheduler(shift=1.0)
+        self.pipeline, self.name, self.noise, self.steps = pipeline, name, noise, steps
+
+    @classmethod
+    def from_pretrained(cls, source: str, device: str = "cpu", **rest: Any) -> WanRefiner:
+        from diffusers import WanTransformer3DModel, WanVideoToVideoPipeline
+
+        parts = WanVideoToVideoPipeline.load_config(source)
+        given = {}
+        if "transformer_2" in parts and parts["transformer_2"][0] is not None:  # Wan2.2's expert for low noise
+            given["transformer"] = WanTransformer3DModel.from_pretrained(
+                source, subfolder="transformer_2", dtype=_dtype(device), use_safetensors=True
+            )
+        return cls(_load(WanVideoToVideoPipeline, source, device, **given), source, **rest)
+
+    def refine(self, frames: Sequence[np.ndarray], instruction: str, seed: int) -> list[np.ndarray]:
+        given, size = _wan_video(frames, self.pipeline)
+        total = 1 + math.ceil((self.steps - 1) / self.noise)  # the last `steps` of them begin at `noise` or below
+        made = self.pipeline(
+            video=given,
+            prompt=instruction,
+            height=size[0],
+            width=size[1],
+            num_inference_steps=total,
+            strength=(self.steps + 0.5) / total,  # the pipeline rounds down to `steps` of them
+            guidance_scale=1.0,
+            generator=_generator(seed),
+            output_type="np",
+        )
+        return _resized(_to_bytes(made.frames[0]), frames[0].shape[:2])
+
+
+GENERATORS: dict[str, Part] = {
+    "editor": Part(
+        "edits the key frame, any pipeline of diffusers that takes image and prompt",
+        "Qwen/Qwen-Image-Edit-2511",
+        DiffusersEditor.from_pretrained,
+    ),
+    "generator": Part(
+        "makes the video from depth and key frame, a WanVACEPipeline",
+        "Wan-AI/Wan2.1-VACE-14B-diffusers",
+        WanGenerator.from_pretrained,
+    ),
+    "refiner": Part(
+        "removes small artefacts, a Wan pipeline from text to video",
+        "Wan-AI/Wan2.2-T2V-A14B-Diffusers",
+        WanRefiner.from_pretrained,
+    ),
+}
+
+
+def load_studio(annotators: Annotators, specs: dict[str, str], device: str = "cpu") -> Studio:
+    """The annotators and the generators that the specs name. Raises ValueError if one cannot be loaded."""
+    made = {part: GENERATORS[part].load(spec, device) for part, spec in specs.items()}
+    return Studio(**vars(annotators), **made)
+
+
+def _load(kind: Any, source: str, device: str, **parts: Any) -> Any:
+    try:
+        pipeline = kind.from_pretrained(source, dtype=_dtype(device), use_safetensors=True, **parts)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise ValueError(f"cannot load {source!r} ({reason}); give a folder or hub id of diffusers") from error
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline.to(device)
+
+
+def _dtype(device: str) -> Any:
+    import torch
+
+    return torch.float32 if device == "cpu" else torch.bfloat16
+
+
+def _generator(seed: int) -> Any:
+    import torch
+
+    return torch.Generator("cpu").manual_seed(seed)
+
+
+def _multiple(size: tuple[int, int], of: int) -> tuple[int, int]:
+    height, width = (max(of, round(side / of) * of) for side in size)
+    return height, width
+
+
+def _wan_video(frames: Sequence[np.ndarray], pipeline: Any) -> tuple[list[Image.Image], tuple[int, int]]:
+    """The first 4 k + 1 frames at a size that Wan takes, and that size (height, width)."""
+    step = pipeline.vae_scale_factor_temporal
+    count = (len(frames) - 1) // step * step + 1
+    size = _multiple(frames[0].shape[:2], pipeline.vae_scale_factor_spatial * pipeline.transformer.config.patch_size[1])
+    return [Image.fromarray(image) for image in _resized(frames[:count], size)], size
+
+
+def _resized(images: Sequence[np.ndarray], size: tuple[int, int]) -> list[np.ndarray]:
+    resize = partial(Image.Image.resize, size=(size[1], size[0]), resample=Image.Resampling.LANCZOS)
+    return [i if i.shape[:2] == tuple(size) else np.asarray(resize(Image.fromarray(i))) for i in images]
+
+
+def _to_bytes(video: np.ndarray) -> list[np.ndarray]:
+    """float (T, H, W, 3) in 0..1 as uint8."""
+    return list((np.clip(np.nan_to_num(video), 0, 1) * 255 + 0.5).astype(np.uint8))

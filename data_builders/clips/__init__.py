@@ -1,0 +1,1 @@
+"""From raw videos to clips that are worth training on: decoding, shots, quality, motion, near-duplicates."""

@@ -1,0 +1,88 @@
+"""python -m data_builders clips: raw videos to DIR/clips.jsonl, one clip a line, and DIR/report.json."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
+from pathlib import Path
+
+from data_builders.clips.clip import Clip
+from data_builders.clips.config import CurationConfig
+
+CLIPS, REPORT = "clips.jsonl", "report.json"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--videos", metavar="PATH", nargs="+", required=True, help="files, or folders with videos")
+    parser.add_argument("--output", metavar="DIR", type=Path, required=True, help=f"gets {CLIPS} and {REPORT}")
+    parser.add_argument("--overwrite", action="store_true", help="replace the files in DIR")
+    for option in fields(CurationConfig):
+        kinds = {"size": _size_or_own, "int": int, "float": float, "float | None": float}
+        parser.add_argument(
+            f"--{option.name.replace('_', '-')}",
+            type=kinds.get(option.name) or kinds.get(str(option.type), str),
+            default=option.default,
+            **option.metadata,
+        )
+
+
+def run(options: argparse.Namespace) -> None:
+    """Raises ValueError for bad input and OSError if the folder cannot be written."""
+    from data_builders.clips.curate import curate
+
+    config = CurationConfig(**{option.name: getattr(options, option.name) for option in fields(CurationConfig)})
+    folder: Path = options.output
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--output {str(folder)!r} is a file; give a folder")
+    taken = [name for name in (CLIPS, REPORT) if (folder / name).exists()]
+    if taken and not options.overwrite:
+        raise ValueError(f"{str(folder)!r} holds {' and '.join(taken)}; give another folder, or --overwrite")
+    clips, report = curate(options.videos, config, map_videos=_with_progress)
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder / CLIPS, "".join(json.dumps(clip.to_dict()) + "\n" for clip in clips))
+    _write(folder / REPORT, json.dumps(report.to_dict(), indent=1) + "\n")
+    print(f"{folder / CLIPS}: {len(clips)} clips\n{report.describe()}")
+
+
+def read_clips(path: str | Path) -> list[Clip]:
+    """The clips of a clips.jsonl, or of the folder that holds one. Raises ValueError that names the wrong line."""
+    path = Path(path, CLIPS) if Path(path).is_dir() else Path(path)
+    clips = []
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read ({error}); make it with python -m data_builders clips") from error
+    for number, line in enumerate(lines, 1):
+        try:
+            clips.append(Clip.from_dict(json.loads(line)))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path}:{number}: {error}") from error
+    return clips
+
+
+def _with_progress(curator, videos: Sequence[Path]) -> Iterable:
+    from tqdm import tqdm
+
+    return tqdm(map(curator, videos), total=len(videos), unit="video", disable=None)
+
+
+def _write(path: Path, text: str) -> None:
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    try:
+        unfinished.write_text(text)
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _size_or_own(text: str) -> tuple[int, int] | None:
+    """The (height, width) of "WxH", None for "own". Raises argparse.ArgumentTypeError."""
+    width, _, height = text.lower().partition("x")
+    if text == "own":
+        return None
+    if not (width.isdecimal() and height.isdecimal()):
+        raise argparse.ArgumentTypeError(f"a size is WIDTHxHEIGHT in pixels, such as 1280x720, or 'own', got {text!r}")
+    return int(height), int(width)

@@ -1,0 +1,270 @@
+"""Builds that are interrupted, repeated, divided and spread give the same rows; nothing that fails is lost silently."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from data_builders.__main__ import main
+from data_builders.annotators.protocols import Annotators, Refused
+from data_builders.build import build
+from data_builders.builders.base import Footage, singles
+from data_builders.builders.damaged import INPAINT
+from data_builders.builders.sources import CURATIONS, curated, whole_clips
+from data_builders.engine import Placing
+from data_builders.shards import Job, plan
+from data_builders.world.export import write_video
+from data_builders.world.video import WorldVideo
+from unireal.data.records import ParquetSamples, shard_metadata
+
+ROOT = Path(__file__).parent.parent
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory) -> Path:
+    """A folder of six short videos and one file that is none."""
+    folder = tmp_path_factory.mktemp("videos")
+    for seed in range(6):
+        write_video(WorldVideo(seed, (24, 32), 8), folder, f"video-{seed}")
+    (folder / "broken.mp4").write_bytes(b"\0" * 500)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(videos, tmp_path_factory) -> Path:
+    output = tmp_path_factory.mktemp("uninterrupted") / "data"
+    assert main(arguments(videos, output)) == 0
+    return output
+
+
+def arguments(videos: Path, output: Path, *more: str, builder: str = "inpaint") -> list[str]:
+    return [builder, "--videos", str(videos), "--output", str(output), "--clips-per-shard", "1", *more]
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def rows(folder: Path) -> list[dict]:
+    samples = ParquetSamples(folder)
+    return [samples.row(number) for number in range(len(samples))]
+
+
+def job(output: Path, **changes) -> Job:
+    return Job(INPAINT, INPAINT.options(), output, Annotators) if not changes else replace(job(output), **changes)
+
+
+def shards_of(videos: Path):
+    return plan(whole_clips(sorted(videos.glob("*.mkv"))).clips, 1)
+
+
+def test_the_same_seed_gives_the_same_files(videos, uninterrupted, tmp_path) -> None:
+    assert main(arguments(videos, tmp_path / "again")) == 0
+    assert files(tmp_path / "again") == files(uninterrupted)
+    assert main(arguments(videos, tmp_path / "other", "--seed", "1")) == 0
+    assert rows(tmp_path / "other") != rows(uninterrupted)
+
+
+def test_a_broken_video_is_listed_and_stops_nothing(videos, uninterrupted, tmp_path, capsys) -> None:
+    (told,) = map(json.loads, (uninterrupted / "failures.jsonl").read_text().splitlines())
+    assert told["path"] == str(videos / "broken.mp4") and told["reason"]
+    assert len(rows(uninterrupted)) == 12
+    assert main(arguments(videos, tmp_path / "data")) == 0
+    printed = capsys.readouterr().out
+    assert "12 records of 6 clips" in printed and "broken.mp4" in printed and told["reason"] in printed
+
+
+def test_only_broken_videos_are_an_error(videos, tmp_path, capsys) -> None:
+    assert main(arguments(videos / "broken.mp4", tmp_path / "data")) == 2
+    assert "no clip gave a record" in capsys.readouterr().err
+    assert (tmp_path / "data" / "failures.jsonl").read_text().count("\n") == 1
+
+
+def test_a_killed_build_goes_on_where_it_stopped(videos, uninterrupted, tmp_path) -> None:
+    output = tmp_path / "data"
+    command = [sys.executable, "-m", "data_builders", *arguments(videos, output)]
+    running = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not list(output.glob("*.parquet")) and running.poll() is None:
+        time.sleep(0.002)
+    running.send_signal(signal.SIGKILL)
+    running.wait()
+    before = {path: path.stat().st_mtime_ns for path in output.glob("*.parquet")}
+    assert 0 < len(before) < 6, "the build was not killed in its midst"
+    (output / ".half.parquet.unfinished").write_bytes(b"half")
+    assert main(arguments(videos, output)) == 0
+    assert files(output) == files(uninterrupted)
+    assert all(path.stat().st_mtime_ns == when for path, when in before.items())
+
+
+def test_a_lost_shard_alone_is_made_anew(videos, uninterrupted, tmp_path, capsys) -> None:
+    output = tmp_path / "data"
+    shutil.copytree(uninterrupted, output)
+    lost = sorted(output.glob("*.parquet"))[2]
+    lost.unlink()
+    assert main(arguments(videos, output)) == 0
+    assert "5 shards were there" in capsys.readouterr().out
+    assert files(output) == files(uninterrupted)
+
+
+def test_more_videos_are_added_to_what_is_there(videos, uninterrupted, tmp_path) -> None:
+    output = tmp_path / "data"
+    some = sorted(map(str, videos.glob("*.mkv")))[:4]
+    shared = ["--output", str(output), "--clips-per-shard", "1"]
+    assert main(["inpaint", "--videos", *some, *shared]) == 0
+    assert main(["inpaint", "--videos", str(videos), *shared]) == 0
+    assert rows(output) == rows(uninterrupted)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--seed", "3"], "holds a build with seed 0"),
+        (["--views", "5"], "holds a build with options"),
+        (["--clips-per-shard", "2"], "holds a build with clips_per_shard 1"),
+    ],
+)
+def test_a_folder_holds_one_build(videos, uninterrupted, capsys, more, said) -> None:
+    before = files(uninterrupted)
+    assert main(arguments(videos, uninterrupted, *more)) == 2
+    assert said in capsys.readouterr().err
+    assert files(uninterrupted) == before
+
+
+def test_other_clips_are_not_mixed_in(videos, uninterrupted, tmp_path, capsys) -> None:
+    output = tmp_path / "data"
+    shutil.copytree(uninterrupted, output)
+    assert main(arguments(videos / "video-0.mkv", output)) == 2
+    assert "5 shards of other clips" in capsys.readouterr().err
+    assert main(arguments(videos / "video-0.mkv", output, "--overwrite")) == 0
+    assert len(list(output.glob("*.parquet"))) == 1
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "note.txt").write_text("keep")
+    assert main(arguments(videos, tmp_path / "mine")) == 2
+
+
+def test_annotators_that_cannot_be_loaded_end_the_build(videos, tmp_path, capsys) -> None:
+    nowhere = str(tmp_path / "nowhere")
+    assert main(arguments(videos, tmp_path / "data", "--captioner", nowhere, builder="text_to_image")) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: ") and nowhere in told and told.count("\n") == 1
+
+
+def _refuse(view: Footage, annotators: Annotators, options) -> None:
+    raise Refused("nothing to see")
+
+
+def test_what_is_dropped_is_counted(videos, tmp_path) -> None:
+    refusing = replace(INPAINT, make=_refuse)
+    shards = shards_of(videos)
+    outcome = build(job(tmp_path, builder=refusing), shards)
+    assert outcome.rows == 0 and outcome.dropped == {"nothing to see": 12} and not outcome.failures
+    again = build(job(tmp_path, builder=refusing), shards)
+    assert again.reused == 6 and again.dropped == outcome.dropped
+
+
+def _fail_without(flag: Path, view: Footage, annotators: Annotators, options):
+    if view.clip.video.startswith("video-3") and not flag.exists():
+        raise RuntimeError("out of memory")
+    yield from INPAINT.make(view, annotators, options)
+
+
+def test_failures_that_may_be_gone_are_tried_again(videos, uninterrupted, tmp_path) -> None:
+    flaky = replace(INPAINT, make=partial(_fail_without, tmp_path / "flag"))
+    shards, output = shards_of(videos), tmp_path / "data"
+    first = build(job(output, builder=flaky), shards)
+    (failure,) = first.failures
+    assert failure.clip.startswith("video-3") and failure.reason == "RuntimeError: out of memory"
+    (tmp_path / "flag").touch()
+    second = build(job(output, builder=flaky), shards)
+    assert second.reused == 5 and not second.failures
+    assert rows(output) == rows(uninterrupted)
+
+
+def _die_at(video: str, view: Footage, annotators: Annotators, options):
+    if view.clip.video.startswith(video):
+        os._exit(9)
+    yield from INPAINT.make(view, annotators, options)
+
+
+def test_a_worker_that_dies_takes_only_its_clip_along(videos, uninterrupted, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests")]))  # of the workers' processes
+    deadly = replace(INPAINT, make=partial(_die_at, "video-2"))
+    outcome = build(job(tmp_path, builder=deadly), shards_of(videos), Placing(workers=2))
+    (failure,) = outcome.failures
+    assert failure.clip.startswith("video-2") and "died" in failure.reason
+    expected = [row for row in rows(uninterrupted) if "video-2" not in json.loads(row["source"])["video"]]
+    assert rows(tmp_path) == expected
+
+
+def test_the_bar_tells_rate_and_time_left(videos, tmp_path, capsys) -> None:
+    build(job(tmp_path), shards_of(videos), progress=True)
+    told = capsys.readouterr().err
+    assert "6/6" in told and "clip/s" in told and "<00:00" in told
+
+
+def test_the_footer_of_a_shard_tells_what_came_of_it(uninterrupted) -> None:
+    for path in uninterrupted.glob("*.parquet"):
+        told = json.loads(shard_metadata(path)["data_builders"])
+        assert told == {"clips": 1, "rows": 2, "failures": [], "dropped": {}}
+
+
+def test_an_interrupted_curation_goes_on(videos, tmp_path) -> None:
+    config, paths = CURATIONS["shots"], [*sorted(videos.glob("*.mkv")), videos / "broken.mp4"]
+    for name in ("whole", "resumed"):
+        (tmp_path / name).mkdir()
+    whole = curated(paths, config, tmp_path / "whole", Placing())
+    curated(paths[:3], config, tmp_path / "resumed", Placing())
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "resumed").iterdir()}
+    assert curated(paths, config, tmp_path / "resumed", Placing()) == whole
+    assert len(before) == 3 and all(path.stat().st_mtime_ns == when for path, when in before.items())
+    assert len(whole.clips) == 6 and [failure.path for failure in whole.failures] == [str(videos / "broken.mp4")]
+
+
+def test_clips_of_a_separate_curation(videos, uninterrupted, tmp_path) -> None:
+    thresholds = ["--size", "own", "--min-frames", "2", "--min-motion", "0", "--num-frames", "400"]
+    assert main(["clips", "--videos", str(videos), "--output", str(tmp_path / "clips"), *thresholds]) == 0
+    shared = ["--output", str(tmp_path / "data"), "--clips-per-shard", "1"]
+    assert main(["inpaint", "--clips", str(tmp_path / "clips"), *shared]) == 0
+    assert rows(tmp_path / "data") == rows(uninterrupted)
+
+
+def test_singles_are_in_order(videos) -> None:
+    (clip, *_) = whole_clips(sorted(videos.glob("*.mkv"))).clips
+    from data_builders.shards import read_clip
+
+    footage = read_clip(job(Path("unused")), clip)
+    times = [view.times[0] for view in singles(footage, INPAINT.options(views=3))]
+    assert times == sorted(set(times)) and len(times) == 3
+
+
+RAY = """
+import sys, ray
+ray.init(num_cpus=2, include_dashboard=False, object_store_memory=80_000_000, _temp_dir=sys.argv[1])
+from data_builders.__main__ import main
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+def test_two_ray_workers_give_the_same_rows(videos, uninterrupted, tmp_path) -> None:
+    pytest.importorskip("ray", reason="needs ray (the extra of that name)")
+    output = tmp_path / "data"
+    scratch = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # Ray's sockets lie there, whose paths must be short
+    environment = ENVIRONMENT | {"RAY_worker_niceness": "0"}  # or they starve on a machine that is busy
+    more = ("--workers", "2", "--ray-address", "auto")
+    command = [sys.executable, "-c", RAY, scratch, *arguments(videos, output, *more)]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    shutil.rmtree(scratch, ignore_errors=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert rows(output) == rows(uninterrupted)

@@ -1,0 +1,190 @@
+"""The generators of video_edit on tiny random pipelines of diffusers' real classes, saved and loaded as folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import (
+    AutoencoderKL,
+    AutoencoderKLWan,
+    DDIMScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    StableDiffusionInstructPix2PixPipeline,
+    UNet2DConditionModel,
+    UniPCMultistepScheduler,
+    WanPipeline,
+    WanTransformer3DModel,
+    WanVACEPipeline,
+    WanVACETransformer3DModel,
+)
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTokenizer,
+    PreTrainedTokenizerFast,
+    UMT5Config,
+    UMT5EncoderModel,
+)
+
+from data_builders.annotators.protocols import Annotators
+from data_builders.builders.generators import DiffusersEditor, WanGenerator, WanRefiner, load_studio
+
+WORDS = ["make", "the", "red", "circle", "green"]
+
+
+@pytest.fixture(scope="module")
+def editor_folder(tmp_path_factory) -> Path:
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel(
+        block_out_channels=(4, 8),
+        layers_per_block=1,
+        sample_size=8,
+        in_channels=8,
+        out_channels=4,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=16,
+        attention_head_dim=4,
+        norm_num_groups=2,
+    )
+    vae = AutoencoderKL(
+        block_out_channels=(4, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        norm_num_groups=2,
+    )
+    config = CLIPTextConfig(
+        hidden_size=16, intermediate_size=16, num_attention_heads=2, num_hidden_layers=1, vocab_size=60, eos_token_id=1
+    )
+    parts = {"unet": unet, "vae": vae, "text_encoder": CLIPTextModel(config), "scheduler": DDIMScheduler()}
+    checks = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    folder = tmp_path_factory.mktemp("editor")
+    tokenizer = _clip_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+    StableDiffusionInstructPix2PixPipeline(**parts, tokenizer=tokenizer, **checks).save_pretrained(folder)
+    return folder
+
+
+def _clip_tokenizer(folder: Path) -> CLIPTokenizer:
+    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
+    vocabulary = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{letter}</w>" for letter in letters)]
+    return CLIPTokenizer(
+        vocab={word: number for number, word in enumerate(vocabulary)},
+        merges=[],
+        unk_token="<|endoftext|>",
+        pad_token="<|endoftext|>",
+        model_max_length=16,
+    )
+
+
+def _wan_parts() -> dict:
+    torch.manual_seed(0)
+    vocabulary = {word: number for number, word in enumerate(["<pad>", "</s>", "<unk>", *WORDS])}
+    words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=words, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=16
+    )
+    text = UMT5EncoderModel(UMT5Config(vocab_size=16, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2))
+    vae = AutoencoderKLWan(
+        base_dim=3, z_dim=4, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True],
+        latents_mean=[0.0] * 4, latents_std=[1.0] * 4,
+    )  # fmt: skip
+    return {"tokenizer": tokenizer, "text_encoder": text, "vae": vae}
+
+
+SIZE = {
+    "patch_size": (1, 2, 2),
+    "num_attention_heads": 2,
+    "attention_head_dim": 12,
+    "in_channels": 4,
+    "out_channels": 4,
+    "text_dim": 16,
+    "freq_dim": 16,
+    "ffn_dim": 16,
+    "num_layers": 2,
+    "rope_max_seq_len": 32,
+}
+
+
+@pytest.fixture(scope="module")
+def generator_folder(tmp_path_factory) -> Path:
+    parts = _wan_parts()
+    transformer = WanVACETransformer3DModel(**SIZE, vace_layers=[0], vace_in_channels=2 * 4 + 64)
+    with torch.no_grad():  # fresh weights are so small that the conditions do not show in 8 bits
+        for parameter in transformer.parameters():
+            parameter.normal_(0, 0.5)
+    folder = tmp_path_factory.mktemp("generator")
+    scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
+    WanVACEPipeline(**parts, transformer=transformer, scheduler=scheduler).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def refiner_folder(tmp_path_factory) -> Path:
+    """As Wan2.2 is stored: the transformer for much noise and one for little, of which the second has weights of 0."""
+    parts, folder = _wan_parts(), tmp_path_factory.mktemp("refiner")
+    experts = [WanTransformer3DModel(**SIZE) for _ in range(2)]
+    torch.nn.init.zeros_(experts[1].proj_out.weight)
+    torch.nn.init.zeros_(experts[1].proj_out.bias)
+    names = {"transformer": experts[0], "transformer_2": experts[1]}
+    pipeline = WanPipeline(**parts, **names, scheduler=FlowMatchEulerDiscreteScheduler(shift=8.0), boundary_ratio=0.9)
+    pipeline.save_pretrained(folder)
+    return folder
+
+
+def picture(seed: int, size: tuple[int, int] = (30, 44)) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
+
+
+def test_the_editor_keeps_the_size_and_follows_the_seed(editor_folder) -> None:
+    editor = DiffusersEditor.from_pretrained(str(editor_folder), steps=2)
+    made = [editor.edit(picture(0), "make the circle green", seed) for seed in (1, 1, 2)]
+    assert made[0].shape == (30, 44, 3) and made[0].dtype == np.uint8
+    np.testing.assert_array_equal(made[0], made[1])
+    assert (made[0] != made[2]).any()
+
+
+def test_the_generator_sees_depth_and_key_frame(generator_folder) -> None:
+    generator = WanGenerator.from_pretrained(str(generator_folder), steps=2, guidance=1.0)
+    rng = np.random.default_rng(0)
+    depth = [rng.integers(0, 65536, (30, 44)).astype(np.uint16) for _ in range(7)]
+    made = generator.generate(depth, picture(1), "make the circle green", 3)
+    assert len(made) == 5  # of 7 frames, the first 4 k + 1
+    assert {m.shape for m in made} == {(30, 44, 3)} and made[0].dtype == np.uint8
+    again = generator.generate(depth, picture(1), "make the circle green", 3)
+    np.testing.assert_array_equal(made, again)
+    for other in (([d[::-1] for d in depth], picture(1)), (depth, np.full_like(picture(1), 255))):
+        assert (np.array(generator.generate(*other, "make the circle green", 3)) != np.array(made)).any()
+
+
+def test_refinement_adds_little_noise_and_takes_four_steps(refiner_folder, monkeypatch) -> None:
+    refiner = WanRefiner.from_pretrained(str(refiner_folder))
+    assert not refiner.pipeline.transformer.proj_out.weight.any()  # the expert for low noise
+    times = []
+    step = refiner.pipeline.scheduler.step
+
+    def noting(velocity, time, *rest, **more):
+        times.append(float(time) / 1000)
+        return step(velocity, time, *rest, **more)
+
+    monkeypatch.setattr(refiner.pipeline.scheduler, "step", noting)
+    frames = [picture(seed) for seed in range(5)]
+    made = refiner.refine(frames, "make the circle green", 0)
+    assert len(times) == 4 and 0.1 < times[0] < 0.15 and times == sorted(times, reverse=True)
+    assert len(made) == 5 and made[0].shape == (30, 44, 3)
+
+
+@pytest.mark.parametrize(("noise", "steps"), [(0.15, 4), (0.0, 4), (0.1, 1)])
+def test_too_much_noise_is_refused(refiner_folder, noise, steps) -> None:
+    with pytest.raises(ValueError, match=r"below 0\.15"):
+        WanRefiner.from_pretrained(str(refiner_folder), noise=noise, steps=steps)
+
+
+def test_what_cannot_be_loaded_is_told_in_one_line(tmp_path) -> None:
+    with pytest.raises(ValueError, match=r"cannot load .*; give a folder") as told:
+        load_studio(Annotators(), {"editor": str(tmp_path / "nowhere")})
+    assert "\n" not in str(told.value)

@@ -1,0 +1,383 @@
+"""Public data sets in the layout that users have them in, read into records, with bad items among the good ones."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from data_builders.__main__ import main
+from data_builders.public_sets.items import inside, load_picture, load_region
+from data_builders.public_sets.refcoco import polygon_mask, run_length_mask
+from data_builders.public_sets.registry import READERS
+from data_builders.world.export import write_video
+from data_builders.world.recipes import world_sample
+from data_builders.world.video import WorldVideo
+from unireal.data.records import ParquetSamples
+from unireal.sample import Role
+
+SIZE = (40, 48)
+
+
+@pytest.fixture(scope="module")
+def edit():
+    """A picture, the edited picture, and where they differ."""
+    sample = world_sample("recolor", 3, SIZE)
+    return sample.inputs[0].image, sample.results[0].image, sample.mask
+
+
+def encoded(image: np.ndarray, kind: str = "PNG") -> dict:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, kind)
+    return {"bytes": buffer.getvalue(), "path": None}
+
+
+def write_parquet(path: Path, rows: list[dict]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows), path)
+
+
+def read(name: str, folder: Path) -> tuple[list, dict[str, str]]:
+    bad: dict[str, str] = {}
+    return list(READERS[name].samples(folder, bad.__setitem__)), bad
+
+
+def save(path: Path, image: np.ndarray, **options) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image).save(path, **options)
+
+
+# --- edits
+
+
+def test_instructpix2pix_parquet(tmp_path, edit):
+    before, after, _ = edit
+    row = {
+        **{"original_prompt": "a room", "original_image": encoded(before), "edit_prompt": "make it  blue"},
+        **{"edited_prompt": "a blue room", "edited_image": encoded(after)},
+    }
+    broken = row | {"edited_image": {"bytes": row["edited_image"]["bytes"][:60], "path": None}}
+    other_size = row | {"edited_image": encoded(after[:-8])}
+    write_parquet(tmp_path / "data/train-0.parquet", [row, broken, row | {"edit_prompt": " "}, other_size])
+    (tmp_path / "data/train-1.parquet").write_bytes(b"PAR1 and then nothing")
+    samples, bad = read("instructpix2pix", tmp_path)
+    (sample,) = samples
+    assert (sample.task, sample.instruction) == ("edit", "make it blue")
+    assert sample.context == "synthetic style, static scenario"
+    assert np.array_equal(sample.inputs[0].image, before) and np.array_equal(sample.results[0].image, after)
+    assert sample.source["item"] == "data/train-0.parquet:0" and sample.source["caption_after"] == "a blue room"
+    assert list(bad) == [*(f"data/train-0.parquet:{row}" for row in (1, 2, 3)), "data/train-1.parquet"]
+    reasons = list(bad.values())
+    assert "edited_image cannot be read" in reasons[0] and "edit_prompt holds no text" in reasons[1]
+    assert "canvas" in reasons[2] and "cannot be read as Parquet" in reasons[3]
+
+
+def test_instructpix2pix_folders(tmp_path, edit):
+    before, after, _ = edit
+    for name, seeds in (("0000001", (10, 11)), ("0000002", (12,))):
+        for seed in seeds:
+            save(tmp_path / name / f"{seed}_0.jpg", before)
+            save(tmp_path / name / f"{seed}_1.jpg", after)
+        (tmp_path / name / "prompt.json").write_text(json.dumps({"input": "a", "edit": "do it", "output": "b"}))
+    (tmp_path / "0000002/12_1.jpg").unlink()
+    seeds = [["0000001", ["10", 11]], ["0000002", [12]], ["0000003", [1]], "what", ["../up", [1]]]
+    (tmp_path / "seeds.json").write_text(json.dumps(seeds))
+    samples, bad = read("instructpix2pix", tmp_path)
+    assert [s.source["item"] for s in samples] == ["0000001/10", "0000001/11"]
+    assert [s.instruction for s in samples] == ["do it", "do it"]
+    assert np.abs(samples[0].results[0].image.astype(int) - after).mean() < 12
+    assert "12_1.jpg' is missing" in bad["0000002/12"] and "cannot be read as JSON" in bad["0000003/1"]
+    assert "what" in bad["seeds.json:3"] and "not the path of a file within" in bad["../up/1"]
+
+
+def test_ultraedit_regions(tmp_path, edit):
+    before, after, mask = edit
+    regions = [mask, np.ones_like(mask), None]
+    rows = [
+        {
+            **{"source_image": encoded(before), "edited_image": encoded(after), "edit_prompt": "recolor it"},
+            "mask_image": None if m is None else encoded(m.astype(np.uint8) * 255, "JPEG"),
+        }
+        for m in regions
+    ]
+    write_parquet(tmp_path / "data/RegionBase-0.parquet", rows)
+    samples, bad = read("ultraedit", tmp_path)
+    assert not bad and len(samples) == 3
+    assert (samples[0].mask == mask).mean() > 0.95
+    assert samples[1].mask is None and samples[2].mask is None
+
+
+def test_magicbrush_masks(tmp_path, edit):
+    before, after, mask = edit
+    base = {
+        "img_id": "242679",
+        "source_img": encoded(before),
+        "target_img": encoded(after),
+        "instruction": "Recolor it.",
+    }
+    brushed = np.where(mask[..., None], np.uint8(255), before)
+    alpha = np.dstack([before, np.where(mask, 0, 255).astype(np.uint8)])
+    rows = [base | {"turn_index": turn, "mask_img": encoded(m)} for turn, m in ((1, brushed), (2, alpha))]
+    rows.append(base | {"turn_index": 3, "mask_img": encoded(brushed[:20])})
+    write_parquet(tmp_path / "data/train-0.parquet", rows)
+    samples, bad = read("magicbrush", tmp_path)
+    assert [s.source["turn"] for s in samples] == [1, 2]
+    assert all(np.array_equal(s.mask, mask) for s in samples)
+    assert samples[0].context == "realistic style, static scenario"
+    assert list(bad) == ["data/train-0.parquet:2"] and "they should be equal" in bad["data/train-0.parquet:2"]
+
+
+# --- referring segmentation
+
+
+def test_refcoco_parquet(tmp_path, edit):
+    image = edit[0]
+    polygon = [5.0, 6.0, 25.0, 6.0, 25.0, 30.0, 5.0, 30.0]
+    row = {
+        **{
+            "question_id": "1",
+            "image": encoded(image, "JPEG"),
+            "question": "what?",
+            "iscrowd": 0,
+            "file_name": "a.jpg",
+        },
+        **{
+            "answer": ["the circle ", "red one.", "the circle"],
+            "segmentation": polygon,
+            "bbox": [5.0, 6.0, 20.0, 24.0],
+        },
+    }
+    rows = [row, row | {"bbox": [5.0, 6.0, 40.0, 24.0]}, row | {"segmentation": [1.0, 2.0]}, row | {"answer": []}]
+    write_parquet(tmp_path / "data/val-0.parquet", [*rows, row | {"bbox": None}])
+    samples, bad = read("refcoco", tmp_path)
+    assert [s.instruction for s in samples] == ["Segment the circle.", "Segment red one."]
+    assert samples[0].task == "segment" and samples[0].results[0].kind == "mask"
+    mask = samples[0].results[0].image[..., 0] == 255
+    assert mask[6:31, 5:26].all() and mask.sum() == 25 * 21
+    reasons = list(bad.values())
+    assert len(reasons) == 4 and "only a part" in reasons[0] and "3 or more points" in reasons[1]
+    assert "no expression" in reasons[2] and "a box is" in reasons[3]
+
+
+def test_refcoco_json(tmp_path, edit):
+    image = edit[0]
+    save(tmp_path / "train2014/COCO_train2014_000000000009.jpg", image)
+    counts = [40 * 10, 40 * 5, 40 * 33]
+    photo = {"height": 40, "width": 48}
+    instances = {
+        "images": [
+            photo | {"id": 9, "file_name": "COCO_train2014_000000000009.jpg"},
+            photo | {"id": 8, "file_name": "b"},
+        ],
+        "annotations": [
+            {"id": 1, "segmentation": [[2, 2, 12, 2, 12, 12, 2, 12], [20, 20, 30, 20, 30, 30]]},
+            {"id": 2, "segmentation": {"counts": counts, "size": [40, 48]}},
+            {"id": 3, "segmentation": {"counts": "abc", "size": [40, 48]}},
+        ],
+    }
+    refs = [
+        {"split": "train", "image_id": 9, "ann_id": 1, "sentences": [{"sent": "left one"}, {"sent": "big one"}]},
+        {"split": "val", "image_id": 9, "ann_id": 1, "sentences": [{"sent": "for tests"}]},
+        {"split": "train", "image_id": 9, "ann_id": [1, 2], "sentences": [{"sent": "both"}]},
+        {"split": "train", "image_id": 9, "ann_id": [-1], "sentences": [{"sent": "the elephant"}]},
+        {"split": "train", "image_id": 9, "ann_id": 3, "sentences": [{"sent": "packed"}]},
+        {"split": "train", "image_id": 8, "ann_id": 1, "sentences": [{"sent": "no photo"}]},
+        {"split": "train", "image_id": 7, "ann_id": 1, "sentences": [{"sent": "unknown"}]},
+        "what",
+    ]
+    folder = tmp_path / "refcoco"
+    folder.mkdir()
+    (folder / "refs(unc).json").write_text(json.dumps(refs))
+    with pytest.raises(ValueError, match=r"no instances\.json"):
+        read("refcoco", tmp_path)
+    (folder / "instances.json").write_text(json.dumps(instances))
+    samples, bad = read("refcoco", tmp_path)
+    assert [s.instruction[8:-1] for s in samples] == ["left one", "big one", "both", "the elephant"]
+    masks = [s.results[0].image[..., 0] == 255 for s in samples]
+    assert masks[0][5, 5] and masks[0][22, 28] and not masks[0][5, 11 + 5]
+    assert masks[2][:, 10:15].all() and masks[2][5, 5] and not masks[3].any()
+    assert [where.rpartition(":")[2] for where in bad] == ["4", "5", "6", "7"]
+    for word, reason in zip(("pycoco", "missing", "7", "what"), bad.values(), strict=True):
+        assert word in reason
+
+
+def test_refcoco_pickles_are_not_read(tmp_path):
+    (tmp_path / "refs(unc).p").write_bytes(b"cos\nsystem\n(S'touch hacked'\ntR.")
+    with pytest.raises(ValueError, match="is a pickle; if you trust it: python"):
+        read("refcoco", tmp_path)
+
+
+def test_coco_masks_of_both_kinds_agree():
+    size = (12, 16)
+    square = polygon_mask([[3, 2, 9, 2, 9, 7, 3, 7]], size)
+    flat = square.T.ravel()
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], flat, [1 - flat[-1]]])))
+    counts = np.diff(np.concatenate([[0], edges])).tolist()
+    assert np.array_equal(run_length_mask({"counts": counts}, size), square)
+    with pytest.raises(ValueError, match="run lengths of 5 pixels"):
+        run_length_mask({"counts": [2, 3]}, size)
+
+
+# --- the other sets
+
+
+def test_viton_hd(tmp_path, edit):
+    person, garment, mask = edit
+    train = tmp_path / "train"
+    for name in ("00000_00", "00001_00", "00002_00"):
+        save(train / f"image/{name}.jpg", person, quality=95)
+        save(train / f"cloth/{name}.jpg", garment)
+        save(train / f"agnostic-v3.2/{name}.jpg", np.where(mask[..., None], np.uint8(127), person), quality=95)
+    samples, bad = read("viton-hd", tmp_path)
+    assert len(samples) == 3 and not bad
+    assert np.abs(samples[0].inputs[0].image[mask].astype(int) - 127).mean() < 25
+    for name in ("00000_00", "00001_00"):
+        save(train / f"agnostic-mask/{name}_mask.png", mask.astype(np.uint8) * 255)
+    (tmp_path / "train_pairs.txt").write_text("00000_00.jpg 00000_00.jpg\n00002_00.jpg 00001_00.jpg\n")
+    samples, bad = read("viton-hd", tmp_path)
+    (sample,) = samples
+    assert [f.role for f in sample.inputs] == [Role.CANVAS, Role.ASSET] and np.array_equal(sample.mask, mask)
+    assert (sample.inputs[0].image[mask] == 127).all()
+    assert np.array_equal(sample.inputs[0].image[~mask], sample.results[0].image[~mask])
+    assert sample.instruction == "Dress the person of IMG1 in the garment of IMG2."
+    assert list(bad) == ["image/00002_00.jpg"] and "00002_00_mask.png' is missing" in bad["image/00002_00.jpg"]
+
+
+def test_x2i2_roles_follow_the_task_type(tmp_path, edit):
+    before, after, _ = edit
+    save(tmp_path / "images/video_icedit/a.png", before)
+    save(tmp_path / "images/video_icedit/b.png", after)
+    line = {"task_type": "edit", "instruction": "Do it.", "input_images": ["a.png"], "output_image": "b.png"}
+    both = {
+        "input_images": ["a.png", "b.png"],
+        "instruction": "Put <img><|image_2|></img> into <img><|image_1|></img>.",
+    }
+    lines = [
+        line,
+        line | both | {"task_type": "video_icedit"},
+        line | {"task_type": "video_icgen"},
+        line | {"task_type": "t2i", "input_images": None},
+        line | {"task_type": "riddle"},
+        line | {"input_images": ["../../../etc/passwd"]},
+        line | {"output_image": "c.png"},
+        line | {"instruction": "Like IMG3."},
+        [1],
+    ]
+    path = tmp_path / "jsons/video_icedit/video_icedit.jsonl"
+    path.parent.mkdir(parents=True)
+    path.write_text("\n".join([*map(json.dumps, lines), "{broken"]) + "\n")
+    samples, bad = read("x2i2", tmp_path)
+    assert [s.task for s in samples] == ["edit", "insert", "customize", "t2i"]
+    assert [[f.role.value for f in s.inputs] for s in samples] == [["canvas"], ["canvas", "asset"], ["asset"], []]
+    assert samples[1].instruction == "Put IMG2 into IMG1."
+    assert [int(where.rpartition(":")[2]) for where in bad] == [4, 5, 6, 7, 8, 9]
+    words = ("riddle", "within the set", "c.png' is missing", "IMG3", "object", "no JSON")
+    for word, reason in zip(words, bad.values(), strict=True):
+        assert word in reason
+
+
+def test_ditto_pairs_of_videos(tmp_path):
+    videos = [WorldVideo(seed, (32, 32), 12) for seed in (1, 2)]
+    for folder, video in zip(("source", "local"), videos, strict=True):
+        write_video(video, tmp_path / "videos" / folder, "0001")
+    write_video(WorldVideo(3, (32, 32), 4), tmp_path / "videos/local", "short")
+    (tmp_path / "videos/local/broken.mkv").write_bytes(b"no video")
+    good = {"source_path": "source/0001.mkv", "instruction": "Make it so.", "edited_path": "local/0001.mkv"}
+    rows = [good, *(good | {"edited_path": f"local/{n}.mkv"} for n in ("short", "broken", "gone")), 7]
+    (tmp_path / "training_metadata").mkdir()
+    (tmp_path / "training_metadata/local.json").write_text(json.dumps(rows))
+    (tmp_path / "training_metadata/style.json").write_text("{")
+    samples, bad = read("ditto-1m", tmp_path)
+    (sample,) = samples
+    assert (sample.task, len(sample.inputs), len(sample.results)) == ("video_edit", 9, 8)
+    assert np.array_equal(np.stack([f.image for f in sample.inputs[:8]]), videos[0].frames[:8])
+    assert np.array_equal(np.stack([f.image for f in sample.results]), videos[1].frames[:8])
+    assert sample.inputs[8].role == Role.ASSET and np.array_equal(sample.inputs[8].image, videos[1].frames[0])
+    assert [w.rpartition("/")[2] for w in bad] == [*(f"local.json:{n}" for n in (1, 2, 3, 4)), "style.json"]
+    words = ("fewer than 8 frames", "cannot be opened", "missing", "object", "JSON")
+    for word, reason in zip(words, bad.values(), strict=True):
+        assert word in reason
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_folder_of_something_else_is_told(tmp_path, name):
+    with pytest.raises(ValueError, match="is not a folder"):
+        read(name, tmp_path / "nothing")
+    (tmp_path / "hello.txt").write_text("hello")
+    with pytest.raises(ValueError, match=r"holds|has no folder"):
+        read(name, tmp_path)
+    write_parquet(tmp_path / "other.parquet", [{"a": 1}])
+    with pytest.raises(ValueError, match=r"holds|has no folder"):
+        read(name, tmp_path)
+
+
+def test_pictures_are_upright_and_without_transparency(tmp_path):
+    image = np.zeros((6, 10, 3), np.uint8)
+    image[:, :5] = (255, 0, 0)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees to see it upright
+    Image.fromarray(image).save(tmp_path / "turned.png", exif=exif)
+    assert load_picture(tmp_path / "turned.png", "p").shape == (10, 6, 3)
+    clear = Image.new("RGBA", (6, 4), (0, 0, 0, 0))
+    clear.save(tmp_path / "clear.png")
+    assert (load_picture(tmp_path / "clear.png", "p") == 255).all()
+    assert load_region(tmp_path / "clear.png", "m").all()
+    drawn = Image.new("L", (6, 4))
+    ImageDraw.Draw(drawn).rectangle((1, 1, 2, 2), fill=255)
+    drawn.save(tmp_path / "mask.png")
+    assert load_region(tmp_path / "mask.png", "m").sum() == 4
+    with pytest.raises(ValueError, match="within the set"):
+        inside(tmp_path, "/etc/passwd")
+
+
+# --- the command
+
+
+@pytest.fixture
+def magicbrush(tmp_path, edit) -> Path:
+    before, after, mask = edit
+    row = {
+        **{"img_id": "1", "turn_index": 1, "source_img": encoded(before), "target_img": encoded(after)},
+        **{"mask_img": encoded(np.where(mask[..., None], np.uint8(255), before)), "instruction": "Recolor it."},
+    }
+    folder = tmp_path / "MagicBrush"
+    write_parquet(folder / "data/train-0.parquet", [row, row | {"instruction": ""}, row, row])
+    return folder
+
+
+def test_import_writes_records(tmp_path, magicbrush, capsys):
+    output = tmp_path / "records"
+    command = ["import", "--format", "magicbrush", "--source", str(magicbrush), "--output", str(output)]
+    assert main(command) == 0
+    assert "3 records of magicbrush in 1 shards, 1 items left out" in capsys.readouterr().out
+    samples = ParquetSamples(output)
+    assert [samples[i].source["item"] for i in range(3)] == [f"data/train-0.parquet:{row}" for row in (0, 2, 3)]
+    (failure,) = map(json.loads, (output / "failures.jsonl").read_text().splitlines())
+    assert failure == {"item": "data/train-0.parquet:1", "reason": "instruction holds no text, but ''"}
+    assert main(command) == 2 and "not empty" in capsys.readouterr().err
+    assert main([*command, "--overwrite", "--limit", "2"]) == 0
+    assert len(ParquetSamples(output)) == 2
+
+
+def test_import_tells_what_is_wrong(tmp_path, magicbrush, capsys):
+    output = tmp_path / "records"
+
+    def said(*words: str) -> str:
+        assert main(["import", "--output", str(output), *words]) == 2
+        return capsys.readouterr().err
+
+    source = ("--source", str(magicbrush))
+    assert "did you mean 'magicbrush'?" in said("--format", "magicbrsh", *source)
+    assert "data/train-0.parquet:1: instruction holds no text" in said("--format", "magicbrush", *source, "--strict")
+    assert "wanted are columns source_image" in said("--format", "ultraedit", *source)
+    assert "--limit is at least 1" in said("--format", "magicbrush", *source, "--limit", "0")
+    output = magicbrush / "records"
+    assert "lies within --source" in said("--format", "magicbrush", *source)
+    assert not output.exists() or not list(output.glob("*.parquet"))
