@@ -2,77 +2,114 @@
 
 python -m unireal.evaluation world --model unireal-tiny --output results
 python -m unireal.evaluation world --baseline copy --output results --limit 32
+python -m unireal.evaluation emu_edit --model unireal-tiny --output runs/emu --limit 100
+python -m unireal.evaluation pie_bench --data PIE-Bench --images theirs --output runs/theirs
+python -m unireal.evaluation judge|compare|html ...     each has a --help of its own
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from unireal.evaluation import BENCHMARKS
+from unireal.evaluation.arguments import Parser
+from unireal.evaluation.benchmarks import PUBLIC
 from unireal.names import lookup
 
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:
-        raise ValueError(message)
+WORLD_LIMIT = 256  # samples per recipe
+COMMANDS = {name: f"unireal.evaluation.{module}" for name, module in
+            {"judge": "judge.cli", "compare": "compare", "html": "html"}.items()}  # fmt: skip
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="python -m unireal.evaluation",
-        description="Scores a model, or a baseline, on a benchmark: DIR/BENCHMARK.json, .md and .png.",
+        description="Scores a model, a baseline or a folder of pictures on a benchmark. world: DIR/world.json, .md and"
+        " .png; the others: DIR/images, items.jsonl, summary.json, summary.md, index.html.",
+        epilog=f"other commands, each with a --help of its own: {', '.join(COMMANDS)}",
     )
     add = parser.add_argument
-    add("benchmark", metavar="BENCHMARK", help=f"one of: {', '.join(BENCHMARKS)}")
-    add("--model", metavar="M", help="shipped model, folder or hub id")
-    add("--baseline", metavar="NAME", help="score this baseline instead of a model: copy, mean or oracle")
+    add("benchmark", metavar="BENCHMARK", help=f"one of: {', '.join([*BENCHMARKS, *PUBLIC])}")
+    add("--model", metavar="M", help="shipped model, folder or hub id of a pipeline of this project or of diffusers")
+    add("--baseline", metavar="NAME", help="score this baseline instead: copy; for world also mean or oracle")
     add("--output", metavar="DIR", type=Path, required=True, help="folder of the report")
-    add("--limit", metavar="N", type=int, default=256, help="samples per recipe (default: 256)")
-    add("--only", metavar="RECIPES", default="", help="recipes, separated by commas (default: all)")
+    add("--limit", metavar="N", type=int, help=f"items, evenly spaced (default: all; world: {WORLD_LIMIT} per recipe)")
+    add("--only", metavar="NAMES", default="", help="metrics, or recipes of world, separated by commas (default: all)")
     add("--steps", metavar="N", type=int, help="denoising steps (default: the model's)")
     add("--guidance", metavar="G", type=float, help="text guidance (default: the model's)")
     add("--image-guidance", metavar="G", type=float, help="image guidance (default: the model's)")
-    add("--batch-size", metavar="N", type=int, default=32, help="samples per call of the model (default: 32)")
+    add("--batch-size", metavar="N", type=int, default=32, help="samples per call, for world (default: 32)")
     add("--seed", metavar="N", type=int, default=0, help="of the model's noise (default: 0)")
     add("--threads", metavar="N", type=int, help="CPU threads (default: all)")
+    public = parser.add_argument_group("for all benchmarks but world")
+    add = public.add_argument
+    add("--data", metavar="DIR", help="the data set's folder, or hub id (default: the data set's own, if it is there)")
+    add("--split", metavar="NAME", help="part of the data set (default: the usual one)")
+    add("--images", metavar="DIR", type=Path, help="score these pictures, which something else made")
+    add("--generate-only", action="store_true", help="make the pictures, do not score them")
+    add("--score-only", action="store_true", help="score the pictures that DIR holds")
+    add("--backbone", metavar="ROLE=NAME", action="append", default=[], help="another network behind the metrics")
+    add("--skip", metavar="NAMES", default="", help="metrics to leave out, separated by commas")
+    add("--also", metavar="NAMES", default="", help="more: dreamsim; fid, kid (of the set)")
+    add("--workers", metavar="N", type=int, default=2, help="threads that decode pictures (default: 2)")
     return parser
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0 done, 2 bad input."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments and arguments[0] in COMMANDS:
+        return import_module(COMMANDS[arguments[0]]).main(arguments[1:])
     try:
         options = _parser().parse_args(arguments)
-        only = tuple(name.strip() for name in options.only.split(",") if name.strip())
-        benchmark = lookup(BENCHMARKS, options.benchmark, "benchmark")(
-            limit=options.limit, batch_size=options.batch_size, seed=options.seed, only=only
-        )
-        if (options.model is None) == (options.baseline is None):
-            raise ValueError("what to score is not clear; give either --model or --baseline")
+        lookup(BENCHMARKS | PUBLIC, options.benchmark, "benchmark")
         if options.threads is not None:
             torch.set_num_threads(_at_least_one("--threads", options.threads))
-        options.output.mkdir(parents=True, exist_ok=True)
-        if options.baseline is not None:
-            benchmark.baseline(options.baseline)
-            run, settings = partial(benchmark.run_baseline, options.baseline), {"baseline": options.baseline}
-        else:
-            generate, settings = _load(options)
-            run = partial(benchmark.run, generate)
+        work = _public(options) if options.benchmark in PUBLIC else _world(options)
     except (ValueError, OSError, ImportError) as error:
-        print(f"python -m unireal.evaluation: {error}", file=sys.stderr)
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    report = run()
-    report.settings = settings | report.settings
-    paths = report.write(options.output)
-    print(report.to_markdown())
-    print(f"written to {', '.join(str(path) for path in paths)}")
+    print(work())
     return 0
+
+
+def _public(options: argparse.Namespace) -> Callable[[], str]:
+    """Runs a public benchmark, since what it reads may be bad input until the end."""
+    from unireal.evaluation.run import run
+
+    text = run(PUBLIC[options.benchmark], options)
+    return lambda: text
+
+
+def _world(options: argparse.Namespace) -> Callable[[], str]:
+    only = tuple(name.strip() for name in options.only.split(",") if name.strip())
+    limit = WORLD_LIMIT if options.limit is None else options.limit
+    benchmark = BENCHMARKS[options.benchmark](limit=limit, batch_size=options.batch_size, seed=options.seed, only=only)
+    if (options.model is None) == (options.baseline is None):
+        raise ValueError("what to score is not clear; give either --model or --baseline")
+    options.output.mkdir(parents=True, exist_ok=True)
+    if options.baseline is not None:
+        benchmark.baseline(options.baseline)
+        run, settings = partial(benchmark.run_baseline, options.baseline), {"baseline": options.baseline}
+    else:
+        generate, settings = _load(options)
+        run = partial(benchmark.run, generate)
+
+    def work() -> str:
+        report = run()
+        report.settings = settings | report.settings
+        paths = report.write(options.output)
+        return f"{report.to_markdown()}\nwritten to {', '.join(str(path) for path in paths)}"
+
+    return work
 
 
 def _load(options: argparse.Namespace) -> tuple[Callable[..., Any], dict[str, Any]]:

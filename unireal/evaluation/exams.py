@@ -13,6 +13,7 @@ import numpy as np
 from data_builders.world.generation import CONTROLS
 from data_builders.world.render import DEPTH_RANGE, decode_depth, render
 from data_builders.world.scene import COLORS, SHAPES, Scene, Thing
+from data_builders.world.video_recipes import endings
 from unireal.evaluation import metrics
 from unireal.evaluation.report import Bar
 from unireal.sample import Sample
@@ -75,8 +76,8 @@ def _masks(item: Item, outputs: Outputs, measure: Callable[..., Any], index: int
     return measure(threshold(outputs[index]), threshold(item.truth[index]))
 
 
-def _depth(item: Item, outputs: Outputs, measure: Callable[..., float], aligned: bool = False) -> float:
-    depth, truth = decode_depth(outputs[0]), decode_depth(item.truth[0])
+def _depth(item: Item, outputs: Outputs, measure: Callable[..., float], aligned: bool = False, index: int = 0) -> float:
+    depth, truth = decode_depth(outputs[index]), decode_depth(item.truth[index])
     return measure(metrics.align(depth, truth, DEPTH_RANGE) if aligned else depth, truth)
 
 
@@ -104,6 +105,28 @@ def candidates(scene: Scene, thing: Thing, size: tuple[int, int]) -> tuple[list[
     return things, np.stack([picture.image for picture in drawn]), region
 
 
+def _all_frames(item: Item, outputs: Outputs, part: Callable[[np.ndarray], np.ndarray] | None = None) -> float:
+    """PSNR of all frames as one picture, inside a part of the mask's region, or everywhere."""
+    region = None if part is None else np.concatenate([part(item.sample.mask)] * len(outputs))
+    return metrics.psnr(np.concatenate(outputs), np.concatenate(item.truth), region)
+
+
+def _over_time(item: Item, outputs: Outputs) -> float:
+    """Squared error of what changes from each frame to the next: flicker and wrong motion, but no constant errors."""
+    changes, truth = (np.concatenate(np.diff(np.stack(f).astype(np.int16), axis=0)) for f in (outputs, item.truth))
+    return metrics.squared_error(changes, truth)
+
+
+def _motion(item: Item, outputs: Outputs) -> float:
+    """Whether the last frame is most like that of the motion asked for, among all motions of that thing."""
+    facts = item.sample.source
+    steps = len(outputs) - 1 + len(item.sample.inputs)  # the scene is the canvas's, or the first result's
+    scenes = endings(item.scene, facts["mover"], steps)
+    pictures = np.stack([render(scene, item.size).image for scene in scenes.values()])
+    region = (pictures != pictures[0]).any(axis=(0, 3))
+    return float(list(scenes)[metrics.nearest(outputs[-1], pictures, region)] == facts["motion"])
+
+
 _FULL = Metric("full PSNR", "dB", lambda item, outputs: metrics.psnr(outputs[0], item.truth[0]))
 _CHANGED = Metric("changed PSNR", "dB", lambda item, outputs: metrics.psnr(outputs[0], item.truth[0], item.sample.mask))
 _UNCHANGED = Metric(
@@ -129,6 +152,14 @@ _DEPTH = (
     Metric("AbsRel aligned", "ratio", partial(_depth, measure=metrics.abs_rel, aligned=True), higher=False),
     Metric("delta1 aligned", "0..1", partial(_depth, measure=metrics.delta1, aligned=True)),
 )
+_DEPTH_RES2 = Metric("AbsRel RES2", "ratio", partial(_depth, measure=metrics.abs_rel, index=1), higher=False)
+_VIDEO_EDIT = (
+    Metric("changed PSNR", "dB", partial(_all_frames, part=lambda mask: mask)),
+    Metric("temporal PSNR", "dB", _over_time, combine=metrics.pooled_psnr),
+    Metric("unchanged PSNR", "dB", partial(_all_frames, part=np.logical_not)),
+    Metric("full PSNR", "dB", _all_frames),
+)
+_MOTION = Metric("motion correct", "0..1", _motion)
 _THINGS, _FIRST_THING = (
     tuple(
         Metric(f"{word} correct", "0..1", partial(_recognised, attribute=attribute, first=first))
@@ -151,6 +182,13 @@ EXAMS: dict[str, tuple[Metric, ...]] = {
     "t2i": (*_FIRST_THING, _FULL),
     "edit_mask": (*_EDIT, *_MASK_RES2),
     "customize_mask": (*_THINGS, *_MASK_RES2, _FULL),
+    **dict.fromkeys(("video_edit", "video_edit_reference"), _VIDEO_EDIT),
+    "t2v": (*_FIRST_THING, _MOTION),
+    "image_to_video": (_MOTION, *_VIDEO_EDIT),
+    "insert2_depth": _EDIT,
+    "insert_mask": (*_EDIT, *_MASK_RES2),
+    "edit_depth": (*_EDIT, _DEPTH_RES2),
+    "customize2_mask": (*_THINGS, *_MASK_RES2, _FULL),
 }
 
 # What has to be reached on the standard set.
@@ -166,4 +204,6 @@ BARS: dict[tuple[str, str], Bar] = {
     ("customize1", "colour correct"): Bar(0.95),
     ("customize1", "shape correct"): Bar(0.6),
     ("inpaint", "hole PSNR"): Bar(27),
+    ("video_edit", "changed PSNR"): Bar("per frame"),
+    ("video_edit", "temporal PSNR"): Bar("per frame"),
 }

@@ -19,15 +19,24 @@ def psnr(image: np.ndarray, truth: np.ndarray, region: np.ndarray | None = None)
 
     Infinite for equal pictures, NaN for an empty region. Raises ValueError if the sizes differ.
     """
+    return _decibel(squared_error(image, truth, region))
+
+
+def squared_error(image: np.ndarray, truth: np.ndarray, region: np.ndarray | None = None) -> float:
+    """Mean squared error inside `region` (None: everywhere), in squared grey levels; NaN for an empty region.
+
+    image, truth: uint8, or int where they are differences of pictures. Raises ValueError if the sizes differ.
+    """
     _check_sizes(image, truth)
     error = (image.astype(np.float64) - truth.astype(np.float64)) ** 2
     if region is not None:
         _check_sizes(region, truth)
         error = error[region]
-    if not error.size:
-        return math.nan
-    mean = error.mean()
-    return math.inf if mean == 0 else 10 * math.log10(255**2 / mean)
+    return float(error.mean()) if error.size else math.nan
+
+
+def _decibel(squared: float) -> float:
+    return math.inf if squared == 0 else 10 * math.log10(255**2 / squared)
 
 
 def overlap(mask: np.ndarray, truth: np.ndarray) -> tuple[int, int]:
@@ -83,6 +92,17 @@ def mean(values: Iterable[float]) -> tuple[float, float, int]:
     defined = len(kept) > 1 and np.isfinite(kept).all()
     error = kept.std(ddof=1) / math.sqrt(len(kept)) if defined else math.nan
     return float(kept.mean()), float(error), len(kept)
+
+
+def pooled_psnr(values: Iterable[float]) -> tuple[float, float, int]:
+    """PSNR in dB of the mean of squared errors, its standard error by linearisation, and n, NaN left out.
+
+    For errors of which some are 0, whose own PSNR would make any mean infinite.
+    """
+    average, error, count = mean(values)
+    if not count or average == 0:
+        return (math.inf if count else math.nan), math.nan, count
+    return _decibel(average), 10 / math.log(10) * error / average, count
 
 
 def pooled_ratio(values: Sequence[tuple[float, float]]) -> tuple[float, float, int]:

@@ -7,19 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from data_builders.world.recipes import RECIPES, VERSION, scene_of, world_sample
+from data_builders.world.recipes import RECIPES, TRAINED, VERSION, scene_of, world_sample
 from data_builders.world.render import render
 from data_builders.world.stream import TEST_SEEDS
 from unireal.evaluation.exams import BARS, EXAMS, Item, Outputs
 from unireal.evaluation.report import Example, Report, Row
 from unireal.names import lookup
 from unireal.sample import Role, Sample
+from unireal.tasks import TASKS
 from unireal.transforms import HOLE, resize
 
 Generate = Callable[[list[Sample], int], list[Outputs]]  # samples of one layout and a seed -> results
@@ -30,11 +31,11 @@ EXAMPLES = 3  # per line of the sheet
 
 @dataclass(frozen=True)
 class Subset:
-    """Some of the recipes' samples, reported apart: a share of the limit, of these recipes (None: of all)."""
+    """Some of the recipes' samples, reported apart: a share of the limit, of these recipes."""
 
     name: str
     share: float = 1.0
-    recipes: tuple[str, ...] | None = None
+    recipes: tuple[str, ...] = TRAINED
     unseen: bool = False
     photo_share: float = 0.0
 
@@ -50,15 +51,17 @@ SUBSETS = (
     STANDARD,
     Subset("unseen pairs", 1 / 2, ("recolor", "segment", "insert", "add", "customize1"), unseen=True),
     Subset("photographs", 1 / 4, ("recolor", "remove", "segment"), photo_share=1.0),
+    Subset("never trained together", 1 / 2, tuple(name for name in RECIPES if name not in TRAINED)),
 )
 
 
 def copy(item: Item) -> Outputs:
-    """Every result is the canvas, else the first asset, else mid-grey."""
-    by_role = {frame.role: frame for frame in reversed(item.sample.inputs)}  # the first of each role
-    source = by_role.get(Role.CANVAS) or by_role.get(Role.ASSET)
-    image = np.full((*item.size, 3), HOLE, np.uint8) if source is None else source.image
-    return [resize(image, result.size) for result in item.sample.results]
+    """Every result is its canvas (of several), the only canvas, else the first asset, else mid-grey."""
+    by_role = {role: [f.image for f in item.sample.inputs if f.role is role] for role in Role}
+    grey = np.full((*item.size, 3), HOLE, np.uint8)
+    shown = by_role[Role.CANVAS] or by_role[Role.ASSET][:1] or [grey]
+    sizes = [result.size for result in item.sample.results]
+    return [resize(shown[min(i, len(shown) - 1)], size) for i, size in enumerate(sizes)]
 
 
 def mean(item: Item) -> Outputs:
@@ -92,6 +95,24 @@ BASELINES: dict[str, Baseline] = {"copy": copy, "mean": mean, "oracle": oracle}
 EXTRA_BASELINES: dict[str, dict[str, Baseline]] = {"segment": {"random object": random_object}}
 
 
+def frame_by_frame(item: Item) -> list[Sample]:
+    """The canvases as pictures, each to be edited alone by the same words."""
+    spec, asked = TASKS["edit"], item.question()
+    canvases = (frame for frame in asked.inputs if frame.role is Role.CANVAS)
+    return [
+        Sample(spec.name, asked.instruction, spec.context, (canvas,), (result,))
+        for canvas, result in zip(canvases, asked.results, strict=True)
+    ]
+
+
+# Other ways to ask the same model: samples with one result each, which together answer the item.
+_PER_FRAME = {"per frame": frame_by_frame}
+OTHER_WAYS: dict[str, dict[str, Callable[[Item], list[Sample]]]] = {
+    "video_edit": _PER_FRAME,
+    "video_edit_reference": _PER_FRAME,
+}
+
+
 @dataclass(frozen=True)
 class World:
     """The benchmark.
@@ -116,55 +137,76 @@ class World:
 
     def run(self, generate: Generate) -> Report:
         """Scores of a model. Its results must have the sizes that it is asked for, else ValueError."""
-        return self._report(partial(self._generated, generate))
+
+        def answer(items: list[Item]) -> list[Outputs]:
+            return self._generated(generate, [item.question() for item in items])
+
+        def answer_otherwise(recipe: str, items: list[Item]) -> dict[str, list[Outputs]]:
+            found = {}
+            for name, questions in OTHER_WAYS.get(recipe, {}).items():
+                asked = [questions(item) for item in items]
+                results = iter(self._generated(generate, [sample for samples in asked for sample in samples]))
+                found[name] = [[next(results)[0] for _ in samples] for samples in asked]
+            return found
+
+        return self._report(answer, answer_otherwise)
 
     def run_baseline(self, name: str) -> Report:
         """Scores of a baseline instead of a model. Raises ValueError for an unknown one."""
         baseline = self.baseline(name)
-        return self._report(lambda items: [baseline(item) for item in items])
+        return self._report(lambda items: [baseline(item) for item in items], lambda recipe, items: {})
 
     @staticmethod
     def baseline(name: str) -> Baseline:
         """The baseline of that name. Raises ValueError with the nearest name for an unknown one."""
         return lookup(BASELINES, name, "baseline")
 
-    def _report(self, answer: Callable[[list[Item]], list[Outputs]]) -> Report:
+    def _report(
+        self,
+        answer: Callable[[list[Item]], list[Outputs]],
+        answer_otherwise: Callable[[str, list[Item]], dict[str, list[Outputs]]],
+    ) -> Report:
         settings = {"world version": VERSION, "first seed": TEST_SEEDS, "limit": self.limit, "noise seed": self.seed}
         report = Report("world", settings)
-        chosen = [(subset, recipe) for subset in SUBSETS for recipe in subset.recipes or RECIPES]
+        chosen = [(subset, recipe) for subset in SUBSETS for recipe in subset.recipes]
         chosen = [(subset, recipe) for subset, recipe in chosen if not self.only or recipe in self.only]
         for subset, recipe in tqdm(chosen, desc="world", unit="set"):
             items = subset.items(recipe, self.limit, self.size)
             outputs = [item.finished(output) for item, output in zip(items, answer(items), strict=True)]
-            report.rows += score(recipe, subset, items, outputs)
+            report.rows += score(recipe, subset, items, outputs, answer_otherwise(recipe, items))
             shown = list(zip(items, outputs, strict=True))[:EXAMPLES]
             report.examples.append([_example(recipe, subset, item, output) for item, output in shown])
         return report
 
-    def _generated(self, generate: Generate, items: list[Item]) -> list[Outputs]:
-        """Results in the items' order. The seed of a sample's noise does not depend on the batch size."""
+    def _generated(self, generate: Generate, samples: list[Sample]) -> list[Outputs]:
+        """Results in the samples' order. The seed of a sample's noise does not depend on the batch size."""
         results: dict[int, Outputs] = {}
-        for start, numbers in self._batches(items):
-            questions = [items[i].question() for i in numbers]
-            results |= dict(zip(numbers, generate(questions, self.seed + start), strict=True))
-        return [results[i] for i in range(len(items))]
+        for start, numbers in self._batches(samples):
+            results |= dict(zip(numbers, generate([samples[i] for i in numbers], self.seed + start), strict=True))
+        return [results[i] for i in range(len(samples))]
 
-    def _batches(self, items: list[Item]) -> Iterator[tuple[int, list[int]]]:
-        """Numbers of items of one layout, at most batch_size at a time, after how many of that layout came before."""
+    def _batches(self, samples: list[Sample]) -> Iterator[tuple[int, list[int]]]:
+        """Numbers of samples of one layout, at most batch_size at a time, and how many of that layout came before."""
         groups: dict[Any, list[int]] = {}
-        for number, item in enumerate(items):
-            groups.setdefault(item.sample.layout, []).append(number)
+        for number, sample in enumerate(samples):
+            groups.setdefault(sample.layout, []).append(number)
         for group in groups.values():
             yield from ((i, group[i : i + self.batch_size]) for i in range(0, len(group), self.batch_size))
 
 
-def score(recipe: str, subset: Subset, items: list[Item], outputs: list[Outputs]) -> list[Row]:
-    """One row per metric of the recipe that is defined for at least one item, with the baselines beside it."""
+def score(
+    recipe: str, subset: Subset, items: list[Item], outputs: list[Outputs], otherwise: dict[str, list[Outputs]]
+) -> list[Row]:
+    """One row per metric of the recipe that is defined for at least one item, with the baselines beside it.
+
+    otherwise: outputs of the same model that was asked in another way, by the name of the way.
+    """
     exam = EXAMS[recipe]
     baselines = BASELINES | EXTRA_BASELINES.get(recipe, {})
-    measured: dict[str, list[list[Any]]] = {name: [] for name in ("", *baselines)}  # "" is what is scored
-    for item, output in zip(items, outputs, strict=True):  # item by item: its candidates are drawn once
+    measured: dict[str, list[list[Any]]] = {name: [] for name in ("", *baselines, *otherwise)}  # "" is what is scored
+    for number, (item, output) in enumerate(zip(items, outputs, strict=True)):  # its candidates are drawn once
         answers = {"": output} | {name: item.finished(baseline(item)) for name, baseline in baselines.items()}
+        answers |= {name: other[number] for name, other in otherwise.items()}
         for name, answer in answers.items():
             measured[name].append([metric.measure(item, answer) for metric in exam])
     rows = []
@@ -175,6 +217,8 @@ def score(recipe: str, subset: Subset, items: list[Item], outputs: list[Outputs]
             continue
         beside = {name: value for name, (value, *_) in combined.items()}
         bar = BARS.get((recipe, metric.name)) if subset is STANDARD else None
+        if bar and isinstance(bar.limit, str) and bar.limit not in beside:
+            bar = None  # a baseline was not asked in another way
         row = Row(
             recipe=recipe,
             subset=subset.name,

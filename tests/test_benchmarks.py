@@ -1,0 +1,524 @@
+"""The public benchmarks from their data sets' formats to the summary, with tiny networks."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from benchmark_folders import FOLDERS, magicbrush_dev, pie_bench_hub
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionInstructPix2PixPipeline, UNet2DConditionModel
+from evaluation_data import clip_folder, dino_folder, dinov2_folder, picture
+from PIL import Image
+from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel
+
+from unireal.evaluation import models
+from unireal.evaluation.__main__ import main
+from unireal.evaluation.benchmarks import PUBLIC, sources
+from unireal.evaluation.benchmarks.base import chosen
+from unireal.evaluation.benchmarks.dreambench import read_list
+from unireal.evaluation.benchmarks.pie import FULL
+from unireal.evaluation.generate import generate
+from unireal.evaluation.results import Item, ItemResult, RunFolder
+from unireal.evaluation.score import Scorer
+from unireal.tasks import TASKS
+from unireal.taxonomy import CATEGORIES, EDIT_TYPES
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Name -> the benchmark's folder, made when first asked for; tests must not change it."""
+    root, made = tmp_path_factory.mktemp("data"), {}
+
+    def folder(name):
+        if name not in made:
+            made[name] = FOLDERS[name](root / name.replace("+", "-plus"))
+        return made[name]
+
+    return folder
+
+
+@pytest.fixture(scope="module")
+def backbones(tmp_path_factory):
+    root = tmp_path_factory.mktemp("backbones")
+    clip, dino = clip_folder(root / "clip"), dino_folder(root / "dino")
+    return {
+        **{"clip": clip, "direction": clip_folder(root / "direction", seed=3), "pick": clip},
+        **{"dino": dino, "dinov2": dinov2_folder(root / "dinov2"), "lpips": "squeeze-random"},
+    }
+
+
+@pytest.fixture(scope="module")
+def evaluate(data, backbones):
+    """Calls the command line on a benchmark's folder with tiny backbones; returns the exit status."""
+
+    def call(name, output, *options):
+        roles = [f"--backbone={role}={backbones[role]}" for role in PUBLIC[name].backbones]
+        return main([name, "--data", str(data(name)), "--output", str(output), *roles, *map(str, options)])
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def pix2pix(tmp_path_factory, backbones):
+    """A tiny InstructPix2Pix pipeline with random weights, as a folder."""
+    folder = tmp_path_factory.mktemp("pix2pix")
+    torch.manual_seed(0)
+    tokenizer = AutoTokenizer.from_pretrained(backbones["clip"])
+    tokenizer.model_max_length = 77
+    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    unet = UNet2DConditionModel(
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        sample_size=8,
+        in_channels=8,
+        out_channels=4,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=16,
+        norm_num_groups=4,
+    )
+    vae = AutoencoderKL(block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2,
+                        up_block_types=("UpDecoderBlock2D",) * 2, latent_channels=4, norm_num_groups=4)  # fmt: skip
+    text = CLIPTextModel(CLIPTextConfig(**small, vocab_size=len(tokenizer), eos_token_id=tokenizer.eos_token_id))
+    StableDiffusionInstructPix2PixPipeline(
+        vae=vae,
+        text_encoder=text,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=DDIMScheduler(num_train_timesteps=20),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).save_pretrained(folder)
+    return folder
+
+
+def rows(output, **wanted):
+    return [r for r in RunFolder(output).summary() if all(getattr(r, k) == v for k, v in wanted.items())]
+
+
+def value(output, metric, **wanted):
+    (row,) = rows(output, metric=metric, **{"group": "all", "filter": "none", "system": "model"} | wanted)
+    return row.value
+
+
+# Readers
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_benchmark_reads_its_format(name, data):
+    items = PUBLIC[name].items(data(name))
+    assert set(FOLDERS) == set(PUBLIC) and len({item.id for item in items}) == len(items)
+    for item in items:
+        assert item.instruction and item.task in TASKS
+        assert item.edit_type is None or item.edit_type in EDIT_TYPES
+        assert item.category in CATEGORIES.get(name, {item.category: None})
+        for load in (*item.sources, *item.references, *([item.truth] if item.truth else [])):
+            shown = load()
+            assert shown.dtype == np.uint8 and shown.ndim == 3
+
+
+def test_emu_edit_finds_the_known_faults(data):
+    items = PUBLIC["emu_edit"].items(data("emu_edit"))
+    assert [item.faults for item in items[:3]] == [(), ("equal captions",), ("placeholder caption",)]
+    assert np.array_equal(items[4].inputs[0](), picture((40, 48), seed=4))  # from the second file
+    assert len(PUBLIC["emu_edit"].items(data("emu_edit"), "validation")) == 1
+
+
+def test_magicbrush_in_both_settings_and_from_the_hub(data, tmp_path):
+    single, several = (PUBLIC[name].items(data(name)) for name in ("magicbrush", "magicbrush_multi"))
+    assert [item.after for item in single] == [None] * 3 and all(item.scored for item in single)
+    assert [item.after for item in several] == [None, "139306_1", None]
+    assert [item.scored for item in several] == [False, True, True]
+    second = single[1]
+    assert np.array_equal(second.inputs[0](), picture((40, 40), seed=1))  # the truth of the first turn
+    assert second.texts == {"source": "picture 1 of a room", "target": "picture 2 of a room", "local": "thing 2"}
+    assert several[1].texts["source"] == "picture 0 of a room"
+    mask = second.arrays["mask"]()
+    assert mask[5:20, 5:20].all() and mask.sum() == 15 * 15
+    assert second.aliases == ("139306/139306_inde_2",) and several[1].aliases == ("139306/139306_iter_2",)
+    dev = PUBLIC["magicbrush"].items(magicbrush_dev(tmp_path), "dev")
+    assert [item.id for item in dev] == ["7_1", "7_2"] and not dev[0].texts
+
+
+def test_dreambench_asks_each_class_its_prompts_without_the_token(data):
+    items = PUBLIC["dreambench"].items(data("dreambench"), "x1")
+    assert [item.texts["target"] for item in items if item.id.startswith("dog2")] == ["a dog wearing a red hat"]
+    assert {len(item.references) for item in items} == {2} and len(items) == 5
+    assert next(i for i in items if "plushie" in i.id).instruction == "a stuffed animal from IMG1 in the jungle"
+    _, prompts = read_list(data("dreambench") / "dataset" / "prompts_and_classes.txt")
+    assert [len(lines) for lines in prompts.values()] == [2, 1]
+
+
+def test_pie_bench_of_both_sources(data, tmp_path):
+    items = PUBLIC["pie_bench"].items(data("pie_bench"))
+    assert items[1].texts == {"source": "a cat in a room", "target": "a dog in a room"}
+    assert [item.faults for item in items] == [(), (), (FULL,)]
+    assert items[1].edit_type == "object replacement"
+    hub = PUBLIC["pie_bench"].items(pie_bench_hub(tmp_path))
+    assert [item.category for item in hub] == ["1_change_object_80", "9_change_style_80"]
+    assert hub[0].arrays["mask"]()[10, :100].all() and hub[0].instruction == "a dog"
+
+
+def test_gedit_by_language_and_intersection(data):
+    english, chinese = (PUBLIC["gedit"].items(data("gedit"), split) for split in ("en", "cn"))
+    assert len(english) == 4 and len(chinese) == 2 and chinese[0].instruction == "加一只狗"
+    assert [item.faults == () for item in english] == [True, True, False, False]
+
+
+def test_editeval_pairs_prompts_and_numbered_pictures(data):
+    items = PUBLIC["editeval"].items(data("editeval"))
+    assert [item.id for item in items] == ["object_addition_1", "object_addition_2", "object_removel_1"]
+    assert items[2].edit_type == "object removal" and items[1].texts["target"] == "a lawn with a dog"
+
+
+def test_tgve_takes_frames_and_video_files(data):
+    items = PUBLIC["tgve"].items(data("tgve"))
+    assert [item.category for item in items] == ["style", "object", "background", "multiple"] * 2
+    assert {item.frames for item in items} == {4}
+    decoded = items[4].video[2]().astype(int)
+    assert np.abs(decoded - picture((48, 48), seed=22)).mean() < 12  # the codec is lossy
+
+
+def test_depth_in_metres_inside_the_crop(data):
+    nyu = PUBLIC["nyu_depth"].items(data("nyu_depth"))[0]
+    depth, valid = nyu.arrays["depth"](), nyu.arrays["valid"]()
+    assert depth[200, 300] == pytest.approx(1 + 0.004 * 200 + 0.003 * 300)
+    assert not valid[44].any() and not valid[:, 40].any() and not valid[50, 50] and valid[470, 600]
+    diode = PUBLIC["diode"].items(data("diode"))
+    assert [item.category for item in diode] == ["indoors", "outdoor"]
+    assert np.array_equal(diode[0].arrays["valid"](), diode[0].arrays["depth"]() < 15)
+
+
+def test_a_list_of_files_names_the_test_set(data, tmp_path):
+    root = shutil.copytree(data("nyu_depth"), tmp_path / "nyu")
+    line = "test/kitchen_0004/rgb_0002.png test/kitchen_0004/depth_0002.png test/kitchen_0004/filled_0002.png"
+    (root / "filename_list_test.txt").write_text(line + "\n")
+    assert [item.id for item in PUBLIC["nyu_depth"].items(root)] == ["test-kitchen_0004-0002"]
+
+
+def test_masks_of_referring_segmentation(data, tmp_path):
+    items = PUBLIC["refcoco"].items(data("refcoco"))
+    assert [item.instruction for item in items] == ["the left thing", "the left thing", "thing on the left"]
+    mask = items[0].arrays["mask"]()
+    assert mask[6:25, 6:30].all() and mask.sum() == 21 * 26
+    reason = PUBLIC["reasonseg"].items(data("reasonseg"))[0]
+    assert reason.instruction == "something to sit on – a chair" and reason.category == "sentence"
+    truth, ignored = reason.arrays["mask"](), reason.arrays["ignore"]()
+    assert truth[12, 12] and not truth[17, 22] and ignored[17, 22] and not (truth & ignored).any() and not truth[2, 55]
+    (tmp_path / "refs(unc).p").write_bytes(b"\x80\x04.")
+    with pytest.raises(ValueError, match="pickled"):
+        PUBLIC["refcoco"].items(tmp_path)
+
+
+def test_inpainting_shows_the_model_a_hole(data):
+    inside, outside = (PUBLIC["brushbench"].items(data("brushbench"), split)[0] for split in ("inside", "outside"))
+    assert inside.arrays["mask"]()[100:150].all() and inside.arrays["mask"]().sum() == 512 * 50
+    assert not inside.inputs[0]()[100:150].any() and np.array_equal(inside.inputs[0]()[150:], inside.truth()[150:])
+    assert (inside.arrays["mask"]() ^ outside.arrays["mask"]()).all()
+
+
+def test_run_lengths_against_a_loop():
+    assert sources.run_lengths([1, 2, 5, 9], (2, 4)).tolist() == [[0, 1, 1, 0], [0, 1, 1, 1]]
+    assert sources.run_lengths([1, 2], (1, 4), first=1).tolist() == [[1, 1, 0, 0]]
+    with pytest.raises(ValueError, match="pairs"):
+        sources.run_lengths([1], (2, 2))
+
+
+def test_a_limit_is_spread_evenly_and_keeps_what_comes_before():
+    items = [Item(f"i{n}", "edit", "x", scored=n % 2 == 1, after=f"i{n - 1}" if n % 2 else None) for n in range(8)]
+    assert [item.id for item in chosen(items, 2)] == ["i0", "i1", "i4", "i5"]
+    assert chosen(items, 99) == items and chosen(items, None) == items
+    with pytest.raises(ValueError, match="at least 1"):
+        chosen(items, 0)
+
+
+# From the folder to the summary
+
+
+@pytest.mark.parametrize("name", [n for n in PUBLIC if n not in ("refcoco+", "refcocog")])
+def test_a_copy_scores_as_the_copy_baseline_and_rows_say_everything(name, evaluate, tmp_path, capsys):
+    skipped = ("--skip", "LPIPS") if name == "pie_bench" else ()  # slow, and in brushbench
+    assert evaluate(name, tmp_path, "--baseline", "copy", *skipped) == 0
+    found = rows(tmp_path)
+    assert found and (tmp_path / "summary.md").read_text() in capsys.readouterr().out
+    model = [row for row in found if row.system == "model"]
+    copies = {(r.metric, r.group, r.filter): r for r in found if r.system == "copy"}
+    for row in model:
+        beside = copies[row.metric, row.group, row.filter]
+        assert (row.value, row.n, row.failures) == (beside.value, beside.n, beside.failures), row
+        assert row.failures == 0 and row.reference in ("source", "truth", "none") and row.resolution
+        assert row.backbone != "none" or row.metric.split()[0] in (
+            *("L1", "L2", "PSNR", "SSIM", "MSE", "gIoU", "cIoU", "AbsRel", "delta1"),
+        )
+    assert {row.filter for row in found} == ({"none"} | ({f"without {', '.join(PUBLIC[name].faults)}"} - {"without "}))
+    for line in RunFolder(tmp_path).items():
+        assert line.failure is None and (tmp_path / line.output).is_file() and line.conditions[0] == "text"
+        assert all((tmp_path / path).is_file() for path in line.inputs) and set(line.scores) == set(
+            line.baselines["copy"]
+        )
+
+
+def test_a_copy_is_perfect_against_the_source_and_no_edit_at_all(evaluate, tmp_path):
+    assert evaluate("emu_edit", tmp_path, "--baseline", "copy") == 0
+    assert value(tmp_path, "L1") == 0 and value(tmp_path, "CLIPim") == pytest.approx(1, abs=1e-5)
+    assert value(tmp_path, "DINO") == pytest.approx(1, abs=1e-5) and value(tmp_path, "CLIPdir") == pytest.approx(0)
+    raw = rows(tmp_path, metric="CLIPout", system="model", group="all")
+    assert [(row.filter, row.n) for row in raw] == [("none", 6), ("without equal captions, placeholder caption", 2)]
+
+
+def test_undefined_is_not_counted(evaluate, tmp_path):
+    assert evaluate("pie_bench", tmp_path, "--baseline", "copy", "--only", "unedited,structure") == 0
+    (row,) = rows(tmp_path, metric="SSIM unedited", system="model", group="all", filter="none")
+    assert (row.n, row.failures, row.value) == (2, 0, pytest.approx(1, abs=1e-5))  # of the third everything is edited
+    (row,) = rows(tmp_path, metric="structure distance", system="model", group="all", filter="none")
+    assert (row.n, row.value) == (3, 0.0)
+    assert rows(tmp_path, metric="PSNR unedited", system="model", group="all")[0].value is None  # infinite
+
+
+def test_pictures_of_something_else_are_scored(data, evaluate, tmp_path):
+    """MagicBrush's own names, one JPEG, one of another size; the rest is missing and counts as failed."""
+    theirs = tmp_path / "theirs"
+    items = PUBLIC["magicbrush"].items(data("magicbrush"))
+    (theirs / "139306").mkdir(parents=True)
+    Image.fromarray(items[0].truth()).save(theirs / "139306" / "139306_1.png")
+    Image.fromarray(items[1].truth()).resize((80, 80)).save(theirs / "139306" / "139306_inde_2.jpg", quality=95)
+    run = tmp_path / "run"
+    assert evaluate("magicbrush", run, "--images", theirs) == 0
+    lines = {line.id: line for line in RunFolder(run).items()}
+    assert lines["139306_1"].scores["L1"] == 0 and 0 < lines["139306_2"].scores["L1"] < 0.1
+    assert "has no picture" in lines["242679_1"].failure and lines["242679_1"].output is None
+    (row,) = rows(run, metric="L1", system="model", filter="none")
+    assert (row.n, row.failures) == (2, 1)
+    (copied,) = rows(run, metric="L1", system="copy", filter="none")
+    assert (copied.n, copied.failures) == (3, 0)
+    assert evaluate("magicbrush", run, "--score-only", "--only", "L1") == 0  # the pictures are in the run now
+    assert rows(run, metric="L1", system="model", filter="none") == [row]
+
+
+def test_a_broken_picture_is_a_failure_and_no_score(data, evaluate, tmp_path):
+    assert evaluate("imgedit", tmp_path, "--baseline", "copy", "--generate-only") == 0
+    assert not (tmp_path / "summary.json").exists()
+    assert [(line.scores, line.failure) for line in RunFolder(tmp_path).items()] == [({}, None)] * 2  # for a judge
+    (tmp_path / "images" / "673_0.png").write_bytes(b"no picture")
+    assert evaluate("imgedit", tmp_path, "--score-only") == 0
+    lines = {line.id: line for line in RunFolder(tmp_path).items()}
+    assert "cannot be read" in lines["673"].failure and set(lines["673"].scores.values()) == {None}
+    assert {(row.n, row.failures) for row in rows(tmp_path, system="model", group="all")} == {(1, 1)}
+
+
+def test_depth_from_arrays_keeps_its_precision(data, evaluate, tmp_path):
+    theirs = tmp_path / "theirs"
+    for item in PUBLIC["nyu_depth"].items(data("nyu_depth")):
+        path = theirs / f"{item.aliases[0]}.npy"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, item.arrays["depth"]() * 0.2 + 3)
+    assert evaluate("nyu_depth", tmp_path / "run", "--images", theirs) == 0
+    assert value(tmp_path / "run", "AbsRel (depth)") == pytest.approx(0, abs=1e-7)
+    assert value(tmp_path / "run", "delta1 (depth)") == 1 and value(tmp_path / "run", "AbsRel (disparity)") > 0.01
+
+
+def test_macro_is_the_mean_of_the_categories(evaluate, tmp_path):
+    assert evaluate("emu_edit", tmp_path, "--baseline", "copy", "--only", "CLIPout", "--limit", "5") == 0
+    found = {row.group: row for row in rows(tmp_path, metric="CLIPout", system="model", filter="none")}
+    per_type = [found[name].value for name in ("add", "remove", "local")]
+    assert found["macro"].value == pytest.approx(np.mean(per_type))
+    counts = [found[name].n for name in ("add", "remove", "local")]
+    assert sum(counts) == 5 and found["all"].value == pytest.approx(np.average(per_type, weights=counts))
+
+
+def test_threads_change_nothing(data, backbones, tmp_path):
+    from unireal.evaluation.benchmarks.base import Chosen, Networks
+
+    benchmark = PUBLIC["emu_edit"]
+    items = benchmark.items(data("emu_edit"))
+    generate(items, models.Copy(), RunFolder(tmp_path), {})
+    for k, item in enumerate(items):
+        Image.fromarray(picture((40, 48), seed=50 + k)).save(RunFolder(tmp_path).image(item.id))
+    measures = Chosen(benchmark).build(Networks({role: str(name) for role, name in backbones.items()}))
+    scored = [
+        [scores for _, scores in Scorer(measures, RunFolder(tmp_path), batch, workers).results(items)]
+        for batch, workers in ((1, 0), (4, 3))
+    ]
+    for one, other in zip(*scored, strict=True):
+        assert one["model"] == pytest.approx(other["model"], abs=1e-5)
+        assert one["model"]["CLIPdir"] != one["copy"]["CLIPdir"]
+
+
+# Generation
+
+
+def pictures_of(folder):
+    return {path.name: path.read_bytes() for path in sorted((folder / "images").iterdir())}
+
+
+def test_our_pipeline_edits_inserts_fills_and_segments(evaluate, tiny_pipeline_folder, tmp_path):
+    for name in ("emu_edit", "dreambench", "brushbench", "refcoco"):
+        output = tmp_path / name
+        options = ("--model", tiny_pipeline_folder, "--steps", 1, "--limit", 1, "--skip", "LPIPS")
+        assert evaluate(name, output, *(options if name == "brushbench" else options[:-2])) == 0
+        (line,) = RunFolder(output).items()
+        assert line.failure is None and all(v is not None for v in line.scores.values())
+        if name == "brushbench":
+            assert line.scores["PSNR unmasked"] > 40  # what was given comes back
+
+
+def test_a_diffusers_pipeline_is_a_model(evaluate, pix2pix, tmp_path):
+    options = ("--model", pix2pix, "--steps", 2, "--guidance", 2, "--image-guidance", 1.2)
+    assert evaluate("imgedit", tmp_path / "a", *options) == 0
+    assert evaluate("imgedit", tmp_path / "b", *options, "--generate-only") == 0
+    assert pictures_of(tmp_path / "a") == pictures_of(tmp_path / "b")
+    settings = RunFolder(tmp_path / "a").settings()
+    assert settings["pipeline"] == "StableDiffusionInstructPix2PixPipeline" and settings["num_inference_steps"] == 2
+    assert value(tmp_path / "a", "L1") > 0
+    assert evaluate("ditto", tmp_path / "video", *options) == 0  # frame by frame
+    (line,) = RunFolder(tmp_path / "video").items()
+    assert line.frames == 4 and len(pictures_of(tmp_path / "video")) == 4
+
+
+def test_killed_and_resumed_equals_uninterrupted(data, evaluate, tiny_pipeline_folder, tmp_path, monkeypatch):
+    options = ("--model", tiny_pipeline_folder, "--steps", 1, "--only", "L1,CLIP-I")
+    assert evaluate("magicbrush_multi", tmp_path / "whole", *options) == 0
+    real, calls = models.UniReal.__call__, []
+
+    def killed(self, *arguments):
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(models.UniReal, "__call__", killed)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate("magicbrush_multi", tmp_path / "resumed", *options)
+    assert len(pictures_of(tmp_path / "resumed")) == 2
+    assert evaluate("magicbrush_multi", tmp_path / "resumed", *options) == 0
+    assert pictures_of(tmp_path / "resumed") == pictures_of(tmp_path / "whole")
+    for name in ("summary.json", "items.jsonl", "settings.json"):
+        assert (tmp_path / "resumed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_a_limit_does_not_change_a_picture(evaluate, tiny_pipeline_folder, tmp_path):
+    options = ("--model", tiny_pipeline_folder, "--steps", 1, "--generate-only")
+    assert evaluate("imgedit", tmp_path, *options, "--limit", 1) == 0
+    before = pictures_of(tmp_path)
+    assert evaluate("imgedit", tmp_path, *options) == 0
+    after = pictures_of(tmp_path)
+    assert len(before) == 1 and len(after) == 2 and before.items() <= after.items()
+
+
+def test_later_turns_build_on_the_models_own_output(data, tmp_path):
+    seen = {}
+
+    class Paints:
+        settings: dict = {}
+
+        def __call__(self, item, inputs, seed):
+            seen[item.id] = inputs[0]
+            return [np.full((40, 40, 3), len(seen), np.uint8)]
+
+    generate(PUBLIC["magicbrush_multi"].items(data("magicbrush_multi")), Paints(), RunFolder(tmp_path), {})
+    assert (seen["139306_2"] == 1).all() and np.array_equal(seen["139306_1"], picture((40, 40), seed=0))
+
+
+def test_what_a_model_cannot_do_is_a_failure_with_its_reason(data, evaluate, tmp_path):
+    class Refuses:
+        settings: dict = {}
+
+        def __call__(self, item, inputs, seed):
+            if item.category == "style":
+                raise ValueError("no styles here")
+            return list(inputs)
+
+    run = RunFolder(tmp_path)
+    generate(PUBLIC["imgedit"].items(data("imgedit")), Refuses(), run, {"benchmark": "imgedit", "split": "test"})
+    assert evaluate("imgedit", tmp_path, "--score-only", "--only", "L1") == 0
+    lines = {line.id: line for line in run.items()}
+    assert lines["673"].failure == "no styles here" and lines["673"].scores == {"L1": None, "L2": None}
+    assert lines["673"].baselines["copy"]["L1"] == 0 and lines["1082"].scores["L1"] == 0
+
+
+def test_videos_of_our_pipeline_are_asked_as_videos():
+    clip = tuple(lambda k=k: picture(seed=k) for k in range(5))
+    item = Item("v", "video_edit", "Make it green.", video=clip)
+    given = models.UniReal.arguments(item, [load() for load in clip])
+    assert list(given) == ["video"] and len(given["video"]) == 5
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["emu_edt", "--baseline", "copy"], "did you mean 'emu_edit'"),
+        (["emu_edit"], "--model"),
+        (["emu_edit", "--model", "a", "--baseline", "copy"], "not clear"),
+        (["emu_edit", "--baseline", "cpy"], "unknown baseline 'cpy'; did you mean 'copy'"),
+        (["emu_edit", "--baseline", "copy", "--split", "tst"], "did you mean 'test'"),
+        (["emu_edit", "--baseline", "copy", "--only", "CLIPdr"], "did you mean 'CLIPdir'"),
+        (["emu_edit", "--baseline", "copy", "--limit", "0"], "at least 1"),
+        (["emu_edit", "--baseline", "copy", "--workers", "-1"], "--workers"),
+        (["emu_edit", "--baseline", "copy", "--backbone", "clap=x"], "did you mean 'clip'"),
+        (
+            ["emu_edit", "--baseline", "copy", "--backbone", "clip=no/such-network", "--only", "CLIPim"],
+            "no/such-network",
+        ),
+        (["emu_edit", "--baseline", "copy", "--data", "nowhere"], "'nowhere' is not a folder"),
+        (["emu_edit", "--images", "nowhere"], "is not a folder"),
+        (["emu_edit", "--score-only"], "generate them first"),
+        (["emu_edit", "--score-only", "--baseline", "copy"], "not clear"),
+        (["emu_edit", "--generate-only", "--images", "."], "--generate-only"),
+        (["emu_edit", "--model", "no-such-model"], "no-such-model"),
+        (["pie_bench", "--baseline", "copy"], "mapping_file.json"),
+        (["imgedit", "--baseline", "copy"], "basic_edit.json"),
+        (["tgve", "--baseline", "copy"], "LOVEU"),
+        (["dreambench", "--baseline", "copy"], "prompts_and_classes.txt"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(arguments, message, data, tmp_path, capsys):
+    given = ["--data", str(data("emu_edit"))] if "--data" not in arguments else []
+    assert main([*arguments, *given, "--output", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert message in error and error.startswith("error: ")
+
+
+def test_a_data_set_that_cannot_be_fetched_says_how_to_get_it(tmp_path, capsys):
+    assert main(["emu_edit", "--baseline", "copy", "--output", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert "cannot be fetched" in error and "--data DIR" in error and error.count("\n") == 1
+    assert main(["magicbrush", "--baseline", "copy", "--output", str(tmp_path)]) == 2
+    assert "no data set was given" in capsys.readouterr().err
+
+
+def test_a_folder_of_another_run_is_refused(evaluate, tiny_pipeline_folder, tmp_path, capsys):
+    assert evaluate("imgedit", tmp_path, "--baseline", "copy", "--generate-only") == 0
+    assert evaluate("imgedit", tmp_path, "--model", tiny_pipeline_folder) == 2
+    assert "other settings" in capsys.readouterr().err
+    assert evaluate("editeval", tmp_path, "--baseline", "copy") == 2
+
+
+def test_a_pipeline_that_cannot_edit_is_refused(pix2pix, tmp_path):
+    with pytest.raises(ValueError, match="takes no strength"):
+        models.load_model(str(pix2pix), strength=0.5)
+    (tmp_path / "model_index.json").write_text("{}")
+    with pytest.raises(ValueError, match="holds no pipeline"):
+        models.load_model(str(tmp_path))
+
+
+def test_a_run_folder_survives_the_round_trip(tmp_path):
+    run = RunFolder(tmp_path)
+    line = ItemResult("a", "edit", "x", scores={"L1": float("nan"), "CLIPdir": 0.25})
+    run.write_items([line])
+    assert run.items()[0].scores == {"L1": None, "CLIPdir": 0.25}
+    (tmp_path / "items.jsonl").write_text("{")
+    with pytest.raises(ValueError, match=r"items\.jsonl:1"):
+        run.items()
+    (tmp_path / "items.jsonl").write_text(json.dumps({"id": "a"}))
+    with pytest.raises(ValueError, match="no ItemResult"):
+        run.items()
+    with pytest.raises(ValueError, match="file name"):
+        Item("a/b", "edit", "x")

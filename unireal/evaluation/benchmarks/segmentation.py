@@ -1,0 +1,127 @@
+"""Referring and reasoning segmentation: the RefCOCO family and ReasonSeg, scored by cIoU and gIoU as in LISA."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unireal.evaluation.benchmarks import sources
+from unireal.evaluation.benchmarks.base import Benchmark
+from unireal.evaluation.measures.perception import segmentation_measure
+from unireal.evaluation.pictures import Shared
+from unireal.evaluation.results import Item, Load
+from unireal.transforms import mask_image
+
+
+def read_refcoco(root: Path, split: str) -> list[Item]:
+    """Parquet of lmms-lab/RefCOCO, RefCOCOplus or RefCOCOg: image, answer (expressions), segmentation (polygons); one
+    item per expression.
+
+    The original refs(unc).p files are pickles, which are not read.
+    """
+    if next(root.rglob("refs(*).p"), None) and not next(root.rglob("*.parquet"), None):
+        raise ValueError(f"{root} holds pickled references, which are not read; give lmms-lab/RefCOCO's Parquet files")
+    table = sources.table(root, split)
+    items = []
+    for number, row in table.rows(("image",)):
+        picture = Shared(table.picture(number, "image"))
+        answers = [row["answer"]] if isinstance(row["answer"], str) else row["answer"]
+        for k, expression in enumerate(answers):
+            key = sources.safe_id(row.get("question_id", number), k)
+            items.append(_item(key, expression, picture, _polygons(row["segmentation"], picture), {}))
+    return items
+
+
+def _polygons(stored: Any, picture: Load) -> Load:
+    """Polygons as one flat list of coordinates or as several."""
+    polygons = stored if stored and isinstance(stored[0], Sequence) else [stored]
+    return lambda: sources.polygon_mask(polygons, picture().shape[:2])
+
+
+def read_reasonseg(root: Path, split: str) -> list[Item]:
+    """<split>/NAME.jpg with NAME.json: text, is_sentence and shapes (LabelMe polygons; "ignore" ones are not counted).
+
+    Where there are several texts, LISA's script asks the first.
+    """
+    folder = root / split if (root / split).is_dir() else root
+    items = []
+    for path in sorted(folder.glob("*.json")):
+        found = _annotation(path)
+        picture = sources.find_picture(path.with_suffix(""))
+        if picture is None:
+            raise ValueError(f"{path} has no picture beside it")
+        load = Shared(sources.picture_file(picture))
+        masks = [_shapes(found["shapes"], load, ignored) for ignored in (False, True)]
+        category = "sentence" if found.get("is_sentence") else "phrase"
+        items.append(
+            _item(sources.safe_id(path.stem), found["text"][0], load, masks[0], {"ignore": masks[1]}, category)
+        )
+    return items
+
+
+def _annotation(path: Path) -> dict[str, Any]:
+    """Some of the files are not in UTF-8."""
+    try:
+        return sources.read_json(path)
+    except ValueError:
+        import json
+
+        return json.loads(path.read_text(encoding="cp1252"))
+
+
+def _shapes(shapes: Sequence[dict[str, Any]], picture: Load, ignored: bool) -> Load:
+    """bool (H, W): target or ignored pixels. Shapes are painted from large to small, each over what is below."""
+
+    def load() -> np.ndarray:
+        size = picture().shape[:2]
+        kept = [shape for shape in shapes if shape["label"].lower() != "flag"]
+        masks = [(sources.polygon_mask([np.ravel(s["points"])], size), "ignore" in s["label"].lower()) for s in kept]
+        painted = np.zeros(size, np.uint8)
+        for mask, ignore in sorted(masks, key=lambda pair: -pair[0].sum()):
+            painted[mask] = 2 if ignore else 1
+        return painted == (2 if ignored else 1)
+
+    return load
+
+
+def _item(key: str, expression: str, picture: Shared, mask: Load, arrays: dict[str, Load], category: str = "") -> Item:
+    return Item(
+        id=key,
+        task="segment",
+        instruction=expression,
+        category=category,
+        inputs=(picture,),
+        truth=lambda: mask_image(mask()),
+        arrays={"mask": mask, **arrays},
+    )
+
+
+REFCOCO, REFCOCO_PLUS, REFCOCOG = (
+    Benchmark(
+        name=name,
+        title=title,
+        read=read_refcoco,
+        measures={"IoU": lambda networks: [segmentation_measure()]},
+        splits=splits,
+        hub=hub,
+        files=("data/*.parquet",),
+        obtain=f"{hub} on the hub, with its Parquet files",
+        groups=False,
+    )
+    for name, title, hub, splits in (
+        ("refcoco", "RefCOCO", "lmms-lab/RefCOCO", ("val", "testA", "testB", "test")),
+        ("refcoco+", "RefCOCO+", "lmms-lab/RefCOCOplus", ("val", "testA", "testB")),
+        ("refcocog", "RefCOCOg", "lmms-lab/RefCOCOg", ("val", "test")),
+    )
+)
+REASONSEG = Benchmark(
+    name="reasonseg",
+    title="ReasonSeg",
+    read=read_reasonseg,
+    measures={"IoU": lambda networks: [segmentation_measure()]},
+    splits=("val", "test", "train"),
+    obtain="ReasonSeg as LISA's repository links it: val/*.jpg with *.json",
+)

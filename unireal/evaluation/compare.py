@@ -1,0 +1,185 @@
+"""Which of two runs of one benchmark is better, and how sure that is:
+
+python -m unireal.evaluation compare A B [--output DIR]
+
+A and B are run folders. Every metric is compared on the items that have a score in both, by a paired bootstrap of the
+mean difference B - A (scipy.stats.bootstrap, BCa).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from unireal.evaluation.arguments import Parser
+from unireal.evaluation.breakdown import metrics_of, number
+from unireal.evaluation.results import MODEL, ItemResult, RunFolder, SummaryRow, write_json, write_text
+from unireal.names import lookup
+
+RESAMPLES = 9999
+MIN_ITEMS = 8  # a bootstrap of fewer is far too sure of itself
+UNKNOWN = "unknown"
+_SAME = ("backbone", "reference", "resolution", "unit", "better")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One metric on one group of items ("all", or an edit type).
+
+    a, b: means over the n common items; difference: b - a.
+    low, high: its confidence interval, None below MIN_ITEMS.
+    only_a, only_b, neither: items left out because a score is missing in B, in A, in both.
+    verdict: "B better", "A better", "no difference shown" if the interval holds 0, or "too few items"; "B higher",
+        "A higher" if neither run's summary says what is better.
+    """
+
+    metric: str
+    group: str
+    better: str
+    n: int
+    a: float | None
+    b: float | None
+    difference: float | None
+    low: float | None
+    high: float | None
+    only_a: int
+    only_b: int
+    neither: int
+    verdict: str
+
+
+def compare(
+    a: RunFolder,
+    b: RunFolder,
+    metrics: Sequence[str] = (),
+    confidence: float = 0.95,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> tuple[list[Comparison], list[str]]:
+    """The comparisons, and notes on what cannot be compared.
+
+    metrics: names, all common ones if empty. Raises ValueError if the runs have no items or metrics in common, or ask
+    for different things under the same id.
+    """
+    pairs = _pairs(a, b)
+    known = [m for m in metrics_of([x for x, _ in pairs]) if m in metrics_of([y for _, y in pairs])]
+    wanted = [lookup({name: name for name in known}, metric, "common metric") for metric in metrics] or known
+    rows, notes = [], []
+    facts = [_facts(run) for run in (a, b)]
+    for metric in wanted:
+        mine, other = (f.get(metric) for f in facts)
+        if mine and other and (differ := [name for name in _SAME if getattr(mine, name) != getattr(other, name)]):
+            what = ", ".join(f"{name} {getattr(mine, name)!r} and {getattr(other, name)!r}" for name in differ)
+            notes.append(f"{metric} cannot be compared: the runs have {what}")
+            continue
+        better = mine.better if mine else UNKNOWN
+        groups: dict[str, list[tuple[ItemResult, ItemResult]]] = {"all": pairs}
+        for pair in pairs:
+            if pair[0].edit_type:
+                groups.setdefault(pair[0].edit_type, []).append(pair)
+        rows += [_compare(metric, g, better, members, confidence, resamples, seed) for g, members in groups.items()]
+    if not rows:
+        raise ValueError("; ".join(notes) or f"{a.path} and {b.path} have no metric in common; score both alike")
+    return rows, notes
+
+
+def _pairs(a: RunFolder, b: RunFolder) -> list[tuple[ItemResult, ItemResult]]:
+    mine, other = ({item.id: item for item in run.items()} for run in (a, b))
+    pairs = [(item, other[name]) for name, item in mine.items() if name in other]
+    if not pairs:
+        raise ValueError(f"{a.path} and {b.path} have no item in common; compare runs of one benchmark")
+    for x, y in pairs:
+        if (x.task, x.instruction) != (y.task, y.instruction):
+            raise ValueError(f"item {x.id!r} is {x.instruction!r} in {a.path} and {y.instruction!r} in {b.path}")
+    return pairs
+
+
+def _facts(run: RunFolder) -> Mapping[str, SummaryRow]:
+    """What each metric of the run depends on."""
+    rows = run.summary() if (run.path / "summary.json").exists() else []
+    return {row.metric: row for row in reversed(rows) if row.system == MODEL}
+
+
+def _compare(
+    metric: str,
+    group: str,
+    better: str,
+    pairs: Sequence[tuple[ItemResult, ItemResult]],
+    confidence: float,
+    resamples: int,
+    seed: int,
+) -> Comparison:
+    scores = [(x.scores.get(metric), y.scores.get(metric)) for x, y in pairs]
+    both = np.array([(x, y) for x, y in scores if x is not None and y is not None], float).reshape(-1, 2)
+    present = Counter((x is not None, y is not None) for x, y in scores)
+    missing = present[True, False], present[False, True], present[False, False]
+    low, high = interval(both[:, 1] - both[:, 0], confidence, resamples, seed)
+    means = [float(column.mean()) if len(both) else None for column in both.T]
+    verdict = "no difference shown" if len(both) >= MIN_ITEMS else "too few items"
+    if low is not None and high is not None and (low > 0 or high < 0):
+        first = "B" if (low > 0) == (better != "lower") else "A"
+        verdict = f"{first} {'higher' if better == UNKNOWN else 'better'}"
+    difference = float((both[:, 1] - both[:, 0]).mean()) if len(both) else None
+    return Comparison(metric, group, better, len(both), *means, difference, low, high, *missing, verdict)
+
+
+def interval(
+    differences: np.ndarray, confidence: float = 0.95, resamples: int = RESAMPLES, seed: int = 0
+) -> tuple[float | None, float | None]:
+    """Confidence interval of the mean of paired differences (N,); (None, None) for fewer than MIN_ITEMS."""
+    from scipy.stats import bootstrap
+
+    if len(differences) < MIN_ITEMS:
+        return None, None
+    if np.allclose(differences, differences[0], rtol=1e-9, atol=1e-12):  # BCa is not defined if all resamples are equal
+        return float(differences[0]), float(differences[0])
+    found = bootstrap(
+        (differences,), np.mean, n_resamples=resamples, confidence_level=confidence, method="BCa",
+        rng=np.random.default_rng(seed), batch=max(1, 2_000_000 // len(differences)),
+    ).confidence_interval  # fmt: skip
+    return float(found.low), float(found.high)
+
+
+def to_markdown(a: Path, b: Path, rows: Sequence[Comparison], notes: Sequence[str], confidence: float) -> str:
+    head = ["metric", "group", "better", "n", "A", "B", "B - A", f"{confidence:.0%} interval", "left out", "verdict"]
+    lines = [f"A: {a}", "", f"B: {b}", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for row in rows:
+        bounds = "-" if row.low is None else f"{number(row.low)} .. {number(row.high)}"
+        cells = [row.metric, row.group, row.better, str(row.n), number(row.a), number(row.b), number(row.difference)]
+        lines.append(f"| {' | '.join([*cells, bounds, str(row.only_a + row.only_b + row.neither), row.verdict])} |")
+    return "\n".join([*lines, "", *notes])
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Returns the exit status: 0 done, 2 bad input."""
+    parser = Parser(prog="python -m unireal.evaluation compare", description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("a", metavar="A", type=Path, help="run folder")
+    add("b", metavar="B", type=Path, help="run folder of the same benchmark")
+    add("--metric", metavar="NAME", nargs="+", default=[], help="what to compare (default: all common metrics)")
+    add("--confidence", metavar="P", type=float, default=0.95, help="of the intervals, above 0 and below 1")
+    add("--resamples", metavar="N", type=int, default=RESAMPLES, help="bootstrap samples (default: %(default)s)")
+    add("--seed", metavar="N", type=int, default=0)
+    add("--output", metavar="DIR", type=Path, help="folder for compare.json and compare.md")
+    try:
+        options = parser.parse_args(arguments)
+        if not 0 < options.confidence < 1 or options.resamples < 100 or options.seed < 0:
+            raise ValueError("--confidence is above 0 and below 1, --resamples at least 100, --seed at least 0")
+        runs = RunFolder(options.a), RunFolder(options.b)
+        rows, notes = compare(*runs, options.metric, options.confidence, options.resamples, options.seed)
+        text = to_markdown(options.a, options.b, rows, notes, options.confidence)
+        if options.output is not None:
+            settings = {"a": str(options.a), "b": str(options.b), "confidence": options.confidence}
+            settings |= {"resamples": options.resamples, "seed": options.seed, "notes": notes}
+            write_json(options.output / "compare.json", settings | {"rows": [asdict(row) for row in rows]})
+            write_text(options.output / "compare.md", text + "\n")
+    except (ValueError, OSError, ImportError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    print(text)
+    return 0

@@ -1,0 +1,140 @@
+"""Making the pictures of a run: one file per output, so that a run that was killed goes on where it stopped."""
+
+from __future__ import annotations
+
+import shutil
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from unireal.evaluation.benchmarks.sources import SUFFIXES, find_picture
+from unireal.evaluation.models import Model
+from unireal.evaluation.results import Item, RunFolder, write_file, write_json
+from unireal.transforms import load_image
+
+FAILURES = "failures.json"
+
+
+def generate(items: Sequence[Item], model: Model, run: RunFolder, settings: dict[str, Any], seed: int = 0) -> None:
+    """Writes images/<id>_<k>.png of every item that has none yet, and failures.json: item -> why there is no picture.
+
+    The seed of an item depends on its id alone, so that neither a limit nor a restart changes a picture.
+    Raises ValueError if the folder was made with other settings, or if nothing at all could be made.
+    """
+    check_settings(run, settings | model.settings | {"seed": seed})
+    failures: dict[str, str] = {}
+    for item in tqdm([item for item in items if not complete(item, run)], desc="generating", unit="item"):
+        try:
+            outputs = model(item, _inputs(item, run), seed + zlib.crc32(item.id.encode()) % 2**31)
+            if len(outputs) != item.frames:
+                raise ValueError(f"{item.frames} pictures were asked for, {len(outputs)} came")
+        except (ValueError, OSError, RuntimeError) as error:
+            failures[item.id] = " ".join(str(error).split())
+            continue
+        for k in reversed(range(len(outputs))):  # the first frame last: it says that all are there
+            save_picture(run.image(item.id, k), outputs[k])
+    write_json(run.path / FAILURES, failures)
+    if failures and not any(complete(item, run) for item in items):
+        first = next(iter(failures.items()))
+        raise ValueError(f"no picture could be made; item {first[0]}: {first[1]}")
+
+
+def adopt(items: Sequence[Item], folder: Path, run: RunFolder, settings: dict[str, Any]) -> None:
+    """Copies pictures that something else made into the run: <id>_0.png, <id>.png or the names that the data set's own
+    scripts use; for a video a folder of frames; .npy and 16-bit PNG for depth are kept as they are.
+
+    What is missing is a failure of that item. Raises ValueError if the folder has none of them.
+    """
+    check_settings(run, settings | {"images": str(folder)})
+    failures: dict[str, str] = {}
+    for item in items:
+        if not complete(item, run):
+            try:
+                _adopt_one(item, folder, run)
+            except ValueError as error:
+                failures[item.id] = str(error)
+    write_json(run.path / FAILURES, failures)
+    if items and not any(complete(item, run) for item in items):
+        names = ", ".join(_names(items[0]))
+        raise ValueError(f"{folder} has no picture of any item; for {items[0].id!r} one of {names} is expected")
+
+
+def complete(item: Item, run: RunFolder) -> bool:
+    return run.image(item.id).exists() or run.image(item.id).with_suffix(".npy").exists()
+
+
+def check_settings(run: RunFolder, settings: dict[str, Any]) -> None:
+    """Writes settings.json, or compares with it. Raises ValueError if the folder holds another run."""
+    known = run.settings()
+    different = [key for key, value in settings.items() if key in known and known[key] != value]
+    if known and (different or not settings.keys() <= known.keys()):
+        what = ", ".join(f"{key} {known.get(key)!r}" for key in (different or settings.keys() - known.keys()))
+        raise ValueError(f"{run.path} holds a run of other settings ({what}); give another --output")
+    if not known:
+        run.write_settings(settings)
+
+
+def save_picture(path: Path, pixels: np.ndarray) -> None:
+    """uint8 (H, W, 3) as a PNG, whole or not at all."""
+    write_file(path, lambda temporary: Image.fromarray(pixels).save(temporary, format="PNG", compress_level=1))
+
+
+def _inputs(item: Item, run: RunFolder) -> list[np.ndarray]:
+    if item.video:
+        return [load() for load in item.video]
+    if item.after is None:
+        return [load() for load in item.inputs]
+    path = run.image(item.after)
+    if not path.exists():
+        raise ValueError(f"item {item.after}, on which it builds, has no picture")
+    return [load_image(path), *(load() for load in item.inputs[1:])]
+
+
+def _adopt_one(item: Item, folder: Path, run: RunFolder) -> None:
+    if item.frames > 1:
+        frames = _frames(item, folder)
+        for k in reversed(range(len(frames))):
+            _copy(frames[k], run.image(item.id, k))
+        return
+    source = _find(folder, _names(item))
+    if source is None:
+        raise ValueError(f"{folder} has no picture of it; one of {', '.join(_names(item))} is expected")
+    _copy(source, run.image(item.id))
+
+
+def _names(item: Item) -> tuple[str, ...]:
+    """Where its picture may be, without suffix."""
+    return f"{item.id}_0", item.id, *item.aliases
+
+
+def _find(folder: Path, names: Sequence[str]) -> Path | None:
+    for name in names:
+        array = folder / f"{name}.npy"
+        path = array if array.is_file() else find_picture(folder / name)
+        if path is not None:
+            return path
+    return None
+
+
+def _frames(item: Item, folder: Path) -> list[Path]:
+    numbered = [find_picture(folder / f"{item.id}_{k}") for k in range(item.frames)]
+    if all(numbered):
+        return [path for path in numbered if path]
+    inside = next((folder / name for name in item.aliases if (folder / name).is_dir()), None)
+    frames = [] if inside is None else sorted(p for p in inside.iterdir() if p.suffix.lower() in SUFFIXES)
+    if not frames:
+        raise ValueError(f"{folder} has no frames of it; {', '.join(item.aliases)} is expected")
+    return frames
+
+
+def _copy(source: Path, target: Path) -> None:
+    """PNG and .npy byte by byte, anything else decoded and written as PNG."""
+    if source.suffix.lower() in (".png", ".npy"):
+        write_file(target.with_suffix(source.suffix.lower()), lambda temporary: shutil.copyfile(source, temporary))
+    else:
+        save_picture(target, load_image(source))

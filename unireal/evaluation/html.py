@@ -1,0 +1,140 @@
+"""A run folder as a page to look at: python -m unireal.evaluation html DIR
+
+DIR/index.html shows the summary, plots, means by edit type and input condition, and all items with their pictures,
+which can be sorted by score. Pictures are linked, so the folder can be moved or published as a whole. DIR/breakdown.md
+holds the same means.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from unireal.evaluation import plots
+from unireal.evaluation.arguments import Parser
+from unireal.evaluation.breakdown import (
+    Tags,
+    breakdown,
+    by_system,
+    conditions,
+    edit_types,
+    metrics_of,
+    number,
+    scores_of,
+    to_markdown,
+)
+from unireal.evaluation.results import ItemResult, RunFolder, write_text
+
+MAX_FRAMES = 8  # of a video, evenly spread
+
+
+def write(folder: Path) -> Path:
+    """Writes DIR/index.html and DIR/breakdown.md and returns the path of the first.
+
+    Raises ValueError if the folder holds no items or they are damaged, and without the package jinja2.
+    """
+    run = RunFolder(Path(folder))
+    items = run.items()
+    summary = run.summary() if (run.path / "summary.json").exists() else []
+    settings = run.settings()
+    content = {
+        "title": str(settings.get("benchmark", run.path.resolve().name)),
+        "settings": settings,
+        "summary": summary,
+        "failures": sum(item.failure is not None for item in items),
+        "parts": [
+            _spread(items),
+            _groups("Edit types", items, edit_types),
+            _groups("Input conditions", items, conditions),
+        ],
+        "judges": [json.loads(path.read_text(encoding="utf-8")) for path in sorted(run.path.glob("judge-*.json"))],
+        "metrics": metrics_of(items),
+        "types": sorted({tag for item in items for tag in edit_types(item)}),
+        "conditions": sorted({tag for item in items for tag in conditions(item)}),
+        "items": [_card(run, item) for item in items],
+    }
+    write_text(run.path / "breakdown.md", to_markdown(items))
+    return write_text(run.path / "index.html", _template().render(content))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Returns the exit status: 0 done, 2 bad input."""
+    parser = Parser(prog="python -m unireal.evaluation html", description=__doc__.splitlines()[0])
+    parser.add_argument("folder", metavar="DIR", type=Path, help="run folder with items.jsonl")
+    try:
+        print(write(parser.parse_args(arguments).folder))
+    except (ValueError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _template() -> Any:
+    try:
+        import jinja2
+    except ImportError as error:
+        raise ValueError("the page needs jinja2: pip install 'unireal[eval]'") from error
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
+    environment.filters["number"] = number
+    return environment.from_string((files("unireal.evaluation") / "page.html").read_text(encoding="utf-8"))
+
+
+def _spread(items: Sequence[ItemResult]) -> dict[str, Any]:
+    """A histogram of every metric."""
+    found = {}
+    for metric in metrics_of(items):
+        systems = scores_of(items, metric).items()
+        series = {name: [s for s in scores if s is not None] for name, scores in systems}
+        series = {name: scores for name, scores in series.items() if scores}
+        if series:
+            found[metric] = _markup(plots.histogram(series))
+    return {"title": "Scores", "plots": found, "table": {}}
+
+
+def _groups(title: str, items: Sequence[ItemResult], tags: Tags) -> dict[str, Any]:
+    """Bars and a table of every metric by tag."""
+    table, found = breakdown(items, tags), {}
+    for metric, groups in table.items():
+        shown = {tag: by_system(systems) for tag, systems in groups.items()}
+        if any(shown.values()):
+            found[metric] = _markup(plots.bars({tag: systems for tag, systems in shown.items() if systems}))
+    return {"title": title, "plots": found, "table": table}
+
+
+def _markup(svg: str) -> Any:
+    from markupsafe import Markup
+
+    return Markup(svg)  # made by unireal.evaluation.plots, which escapes its labels
+
+
+def _card(run: RunFolder, item: ItemResult) -> dict[str, Any]:
+    pictures = [(f"input {k}", path) for k, path in enumerate(item.inputs, start=1)]
+    pictures += [("truth", item.truth)] if item.truth else []
+    pictures += _outputs(run, item)
+    return {
+        "id": item.id,
+        "instruction": item.instruction,
+        "task": item.task,
+        "category": item.category,
+        "type": edit_types(item)[0],
+        "conditions": conditions(item),
+        "faults": item.faults,
+        "pictures": [{"name": name, "source": quote(path)} for name, path in pictures],
+        "scores": item.scores,
+        "failure": item.failure,
+    }
+
+
+def _outputs(run: RunFolder, item: ItemResult) -> list[tuple[str, str]]:
+    if item.output is None:
+        return []
+    if item.frames == 1:
+        return [("output", item.output)]
+    count = min(item.frames, MAX_FRAMES)
+    chosen = sorted({round(i * (item.frames - 1) / max(count - 1, 1)) for i in range(count)})
+    return [(f"output frame {k + 1}", run.image(item.id, k).relative_to(run.path).as_posix()) for k in chosen]

@@ -1,0 +1,168 @@
+"""A run folder is judged: scores of every item into items.jsonl, means into summary.json, verdicts into their own file.
+
+DIR/judge-NAME.json says for every item and question what was rated and, where there is no rating, why.
+"""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from PIL import Image
+
+from unireal.evaluation.judge.protocol import Protocol, Question
+from unireal.evaluation.judge.replies import JudgeError, Kept, read_ratings
+from unireal.evaluation.judge.summary import summarise
+from unireal.evaluation.results import COPY, MODEL, ItemResult, RunFolder, SummaryRow, write_json
+
+ATTEMPTS = 2  # times that a question is asked if the reply cannot be read
+_AGAIN = "\nYour last reply could not be read. Make sure that it ends with the JSON object, each value one number."
+
+
+@dataclass
+class Verdict:
+    """The answer to one question about one item.
+
+    system:  "model", or "copy" for the source in the output's place.
+    ratings: criterion -> number, None if there is none; then kind and failure say why (JudgeError).
+    model:   which one says to have answered.
+    """
+
+    item: str
+    system: str
+    question: str
+    ratings: dict[str, float] | None = None
+    model: str = ""
+    kind: str | None = None
+    failure: str | None = None
+
+
+@dataclass
+class Judgement:
+    """All verdicts of a run; scores: (item, system) -> score name -> number or None."""
+
+    verdicts: list[Verdict] = field(default_factory=list)
+    scores: dict[tuple[str, str], dict[str, float | None]] = field(default_factory=dict)
+
+    @property
+    def failures(self) -> list[Verdict]:
+        return [verdict for verdict in self.verdicts if verdict.kind is not None]
+
+    @property
+    def models(self) -> list[str]:
+        """Who answered, usually one; several mean that the endpoint changed its model meanwhile."""
+        return sorted({verdict.model for verdict in self.verdicts if verdict.model})
+
+
+def judge_items(
+    run: RunFolder,
+    items: Sequence[ItemResult],
+    protocol: Protocol,
+    judge: Kept,
+    systems: Sequence[str] = (MODEL, COPY),
+    workers: int = 4,
+    progress: Callable[[], object] = lambda: None,
+) -> Judgement:
+    """Asks about every item, the model's outputs first. Whatever fails is a Verdict with the reason.
+
+    progress: called after every item. Raises ValueError for what stops the whole run: a wrong key, model or address.
+    """
+    todo = [(item, system) for system in systems for item in items]
+    judgement = Judgement()
+    with ThreadPoolExecutor(max_workers=workers) as pool:
+        jobs = [pool.submit(_judge_item, run, item, system, protocol, judge) for item, system in todo]
+        try:
+            for (item, system), job in zip(todo, jobs, strict=True):
+                verdicts = job.result()
+                judgement.verdicts += verdicts
+                scores = dict.fromkeys(protocol.scores, None)
+                if all(verdict.question for verdict in verdicts):
+                    scores = protocol.combine({verdict.question: verdict.ratings for verdict in verdicts})
+                judgement.scores[item.id, system] = scores
+                progress()
+        finally:
+            pool.shutdown(cancel_futures=True)
+    return judgement
+
+
+def _judge_item(run: RunFolder, item: ItemResult, system: str, protocol: Protocol, judge: Kept) -> list[Verdict]:
+    """One verdict per question; a single one with an empty question if there is nothing to ask."""
+    source = item.inputs[0] if item.inputs else None
+    output = source if system == COPY else item.output
+    try:
+        if source is None or output is None:
+            missing = "input" if source is None else "output"
+            raise JudgeError("no output", f"the item has no {missing}" + (f" ({item.failure})" * bool(item.failure)))
+        paths = {"source": run.path / source, "output": run.path / output}
+        pictures = _encoded(paths, protocol)
+        questions = protocol.questions(item)
+    except JudgeError as error:
+        return [Verdict(item.id, system, "", kind=error.kind, failure=str(error))]
+    except ValueError as error:
+        return [Verdict(item.id, system, "", kind="no criteria", failure=str(error))]
+    except OSError as error:
+        return [Verdict(item.id, system, "", kind="no output", failure=f"a picture cannot be read ({error})")]
+    return [_ask(judge, item, system, question, pictures) for question in questions]
+
+
+def _ask(judge: Kept, item: ItemResult, system: str, question: Question, pictures: dict[str, bytes]) -> Verdict:
+    verdict = Verdict(item.id, system, question.name)
+    text = question.text(item.instruction)
+    for attempt in range(ATTEMPTS):
+        try:
+            reply = judge.ask(text + _AGAIN * attempt, [pictures[name] for name in question.pictures])
+            verdict.model = reply.model
+            verdict.ratings, verdict.kind, verdict.failure = read_ratings(reply, question), None, None
+            break
+        except JudgeError as error:
+            verdict.kind, verdict.failure = error.kind, str(error)
+            if error.kind not in ("unreadable", "cut off"):
+                break
+    return verdict
+
+
+def _encoded(paths: dict[str, Path], protocol: Protocol) -> dict[str, bytes]:
+    """The pictures as the protocol sends them. Raises OSError if one cannot be read."""
+    images = {name: Image.open(path).convert("RGB") for name, path in paths.items()}
+    if protocol.same_size:
+        images["output"] = images["output"].resize(images["source"].size, Image.Resampling.BICUBIC)
+    files = {}
+    for name, image in images.items():
+        buffer = io.BytesIO()
+        image.save(buffer, format=protocol.pictures)
+        files[name] = buffer.getvalue()
+    return files
+
+
+def write_judgement(run: RunFolder, judgement: Judgement, protocol: Protocol, backbone: str) -> list[SummaryRow]:
+    """Puts scores into items.jsonl and rows into summary.json, in place of this protocol's earlier ones, and writes
+    DIR/judge-NAME.json. Returns the rows."""
+    items = run.items()
+    judged = [item for item in items if (item.id, MODEL) in judgement.scores]
+    for item in judged:
+        for name in protocol.scores:
+            item.scores[protocol.metric(name)] = judgement.scores[item.id, MODEL].get(name)
+            if (item.id, COPY) in judgement.scores:
+                copied = item.baselines.setdefault(COPY, {})
+                copied[protocol.metric(name)] = judgement.scores[item.id, COPY].get(name)
+    benchmark = str(run.settings().get("benchmark", run.path.name))
+    rows = summarise(judged, judgement.scores, protocol, benchmark, backbone)
+    old = run.summary() if (run.path / "summary.json").exists() else []
+    kept = [row for row in old if not row.metric.startswith(f"{protocol.name} ")]
+    write_json(
+        run.path / f"judge-{protocol.name}.json",
+        {
+            "protocol": protocol.name,
+            "judge": backbone,
+            "answered_by": judgement.models,
+            "failures": dict(Counter(str(verdict.kind) for verdict in judgement.failures)),
+            "verdicts": [asdict(verdict) for verdict in judgement.verdicts],
+        },
+    )
+    run.write_items(items)
+    run.write_summary([*kept, *rows])
+    return rows

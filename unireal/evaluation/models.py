@@ -1,0 +1,151 @@
+"""What makes the pictures: this project's pipeline, any diffusers editing pipeline, or the copy baseline."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+
+from unireal.evaluation.results import Item
+from unireal.model.folder import SHIPPED
+from unireal.tasks import TASKS
+
+OURS = "UniRealPipeline"
+
+
+class Model(Protocol):
+    """settings: what is recorded with the results."""
+
+    settings: dict[str, Any]
+
+    def __call__(self, item: Item, inputs: Sequence[np.ndarray], seed: int) -> list[np.ndarray]:
+        """The output, uint8 (H, W, 3), or one for each frame of the item's video.
+
+        inputs: the item's inputs, or the frames of its video. Raises ValueError for what the model cannot do.
+        """
+        ...
+
+
+@dataclass
+class Copy:
+    """Returns its input: what a score is worth."""
+
+    settings: dict[str, Any] = field(default_factory=lambda: {"baseline": "copy"})
+
+    def __call__(self, item: Item, inputs: Sequence[np.ndarray], seed: int) -> list[np.ndarray]:
+        if not inputs:
+            raise ValueError("there is no input to copy")
+        return list(inputs[: item.frames])
+
+
+@dataclass
+class UniReal:
+    """This project's pipeline; options: num_inference_steps, guidance_scale, ... of the call."""
+
+    pipeline: Any
+    settings: dict[str, Any]
+    options: dict[str, Any]
+
+    def __call__(self, item: Item, inputs: Sequence[np.ndarray], seed: int) -> list[np.ndarray]:
+        generator = torch.Generator().manual_seed(seed)
+        arguments = self.arguments(item, list(inputs))
+        out = self.pipeline(
+            item.instruction, task=item.task, **arguments, **self.options, generator=generator, output_type="np"
+        )
+        return out.results[0] if item.video else out.images
+
+    @staticmethod
+    def arguments(item: Item, inputs: list[np.ndarray]) -> dict[str, Any]:
+        """The inputs by the options of the task's slots, in their order, and the mask if the task takes one."""
+        given: dict[str, Any] = {}
+        for slot in TASKS[item.task].slots:
+            if slot.option == "mask":
+                if "mask" in item.arrays and not slot.optional:
+                    given["mask"] = np.where(item.arrays["mask"](), np.uint8(255), np.uint8(0))
+                continue
+            count = len(inputs) if item.video else slot.maximum
+            taken, inputs = inputs[:count], inputs[count:]
+            if taken:
+                given[slot.option] = taken
+        return given
+
+
+@dataclass
+class Diffusers:
+    """A diffusers pipeline that takes `prompt` and `image`; a video is edited frame by frame, with one seed.
+
+    options: those of num_inference_steps, guidance_scale, ... that its call knows.
+    """
+
+    pipeline: Any
+    settings: dict[str, Any]
+    options: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        known = inspect.signature(self.pipeline.__call__).parameters
+        self._parameters = set(known)
+        kind = type(self.pipeline).__name__
+        if not {"prompt", "image"} <= self._parameters:
+            raise ValueError(f"{kind} takes no prompt and image, so it cannot edit; give an editing pipeline")
+        unknown = [name for name, value in self.options.items() if value is not None and name not in known]
+        if unknown:
+            raise ValueError(f"{kind} takes no {', '.join(unknown)}; leave the option away")
+        self.options = {name: value for name, value in self.options.items() if value is not None}
+
+    def __call__(self, item: Item, inputs: Sequence[np.ndarray], seed: int) -> list[np.ndarray]:
+        asked = inputs if item.video else inputs[:1]
+        if not asked:
+            raise ValueError("the item has no picture to edit")
+        return [self._edited(item, frame, seed) for frame in asked]
+
+    def _edited(self, item: Item, pixels: np.ndarray, seed: int) -> np.ndarray:
+        given: dict[str, Any] = dict(self.options)
+        if "mask_image" in self._parameters and "mask" in item.arrays:
+            given["mask_image"] = Image.fromarray(np.where(item.arrays["mask"](), np.uint8(255), np.uint8(0)))
+        if "generator" in self._parameters:
+            given["generator"] = torch.Generator().manual_seed(seed)
+        out = self.pipeline(prompt=item.instruction, image=Image.fromarray(pixels), **given)
+        return np.asarray(out.images[0].convert("RGB"))
+
+
+def load_model(name: str, device: str = "cpu", **options: Any) -> Model:
+    """A shipped model, a folder or a hub id. options: num_inference_steps, guidance_scale, ...; None leaves one out.
+
+    Raises ValueError for one that is no pipeline, that cannot edit, or that takes no such option.
+    """
+    used = {key: value for key, value in options.items() if value is not None}
+    if class_name(name) == OURS:
+        from unireal.pipeline import UniRealPipeline
+
+        pipeline = UniRealPipeline.from_pretrained(name)
+        pipeline.set_progress_bar_config(disable=True)
+        return UniReal(pipeline.to(device), {"model": name, "pipeline": OURS, **used}, used)
+    from diffusers import DiffusionPipeline
+
+    try:
+        pipeline = DiffusionPipeline.from_pretrained(name, use_safetensors=True)
+    except (OSError, ValueError, AttributeError) as error:
+        raise ValueError(f"model {name!r} cannot be loaded ({' '.join(str(error).split())[:200]})") from error
+    pipeline.set_progress_bar_config(disable=True)
+    kind = type(pipeline).__name__
+    return Diffusers(pipeline.to(device), {"model": name, "pipeline": kind, **used}, options)
+
+
+def class_name(name: str) -> str:
+    """Of the pipeline that a folder or hub id holds. Raises ValueError if it holds none."""
+    from diffusers import DiffusionPipeline
+
+    if name in SHIPPED:
+        return OURS
+    if not Path(name).is_dir() and name.count("/") != 1:
+        raise ValueError(f"model {name!r} is neither a folder, a hub id, nor one of: {', '.join(SHIPPED)}")
+    try:
+        return DiffusionPipeline.load_config(name)["_class_name"]
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"model {name!r} holds no pipeline ({' '.join(str(error).split())[:200]})") from error
