@@ -1,46 +1,47 @@
 """What every acceleration and combination saves and costs on held-out local edits of the procedural world.
 
-    python -m benchmarks.acceleration --model unireal-tiny --limit 64 --steps 28 --output acceleration.json
-    python -m benchmarks.acceleration --random-width 1920 --random-layers 2 --size 256 --limit 4
+    python -m benchmarks.acceleration --model unireal-tiny --limit 16 --steps 28 --output runs/acceleration
+    python -m benchmarks.acceleration --random-width 1920 --sizes 256 512 1024 --areas 0.1 --limit 1 --steps 8 \\
+        --accelerate spotedit spotedit+condition_cache --condition-attention isolated --output runs/scaling
 
 Each sample is generated plainly and with every combination, one after the other, so that a ratio compares the same
 sample in one run. Time is that of the sampling loop with all plug-ins' own work; reading text and pictures and decoding
-cost the same on both sides and are left out. With random weights only time means anything, and SpotEdit is told the
-true region, since the result does not show it.
+cost the same on both sides and are left out. With random weights only time, tokens and memory mean anything, and
+SpotEdit is told the true region, since the result does not show it. Peak memory is that of the tensors which sampling
+makes, beyond weights and inputs, measured once per size in a pass of its own.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from itertools import pairwise
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
+from skimage.metrics import structural_similarity
 from torch.nn.functional import adaptive_max_pool2d
 from tqdm import tqdm
 
-from data_builders.world.recipes import RECIPES, world_sample
-from data_builders.world.stream import TEST_SEEDS
+from benchmarks.acceleration_report import PLAIN, chart, finite, markdown, summary
+from benchmarks.local_edits import EDITS, local_edit
 from unireal.acceleration import Accelerations, SpotEdit, accelerations
 from unireal.acceleration.fit_teacache import load_parts, move, prepare
-from unireal.acceleration.measure import counted, randomize
+from unireal.acceleration.measure import LiveMemory, counted, randomize
 from unireal.config import MODELS
 from unireal.diffusion.guidance import Guidance
-from unireal.diffusion.sampling import Conditions, denoise
+from unireal.diffusion.sampling import denoise
 from unireal.evaluation import metrics
 from unireal.model.build import Components, build
 from unireal.sample import Role, Sample
 from unireal.transforms import to_image
 
-LOCAL_EDITS = ("recolor", "replace", "remove", "add", "move")
+AREAS = (0.02, 0.05, 0.1, 0.25, 0.4, 0.6)  # shares of the pixels that edits change
 COMBINATIONS = (
     "condition_cache",
     "spotedit",
@@ -51,41 +52,51 @@ COMBINATIONS = (
     "spotedit+taylorseer",
     "spotedit+teacache+condition_cache",
 )
-BINS = (0.0, 0.1, 0.25, 0.6, 1.0)  # share of the pixels that the edit changes
-PLAIN = "plain"
+RANDOM = {"num_layers": 2, "attention_head_dim": 64, "patch_size": 16}  # tokens of 16 x 16 pixels, as in size 2b
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One sample with one combination. PSNR in dB; changed and unchanged are against the truth."""
+    """One sample with one combination. PSNR in dB, SSIM up to 1: against the plain result, and against the truth inside
+    and outside the changed region. memory: bytes, nan where it was not measured."""
 
     combination: str
-    recipe: str
+    edit: str
     seed: int
+    size: int
+    wanted_area: float
     area: float
     seconds: float
     speedup: float
     tokens: int
     tokens_of_plain: float
+    memory: float
     psnr_plain: float
+    ssim_plain: float
     psnr_changed: float
+    ssim_changed: float
     psnr_unchanged: float
+    ssim_unchanged: float
+
+
+@dataclass(frozen=True)
+class Run:
+    """One call: the picture uint8 (H, W, 3), seconds, computed tokens."""
+
+    image: np.ndarray
+    seconds: float
+    tokens: int
 
 
 def parts_of(options: argparse.Namespace) -> Components:
-    """The model asked for: a saved one, or one on pixels with random weights."""
+    """The model asked for: a saved one, or one on pixels with random weights. Raises ValueError for a bad width."""
     if options.random_width is None:
         return load_parts(options.model, options.device)
     if options.random_width % 64:
         raise ValueError(f"the width must be a multiple of 64, the size of a head, got {options.random_width}")
-    shape = {
-        "num_layers": options.random_layers,
-        "num_attention_heads": options.random_width // 64,
-        "attention_head_dim": 64,
-        "condition_attention": options.condition_attention,
-    }
-    config = replace(MODELS["debug"], transformer=MODELS["debug"].transformer | shape)
-    parts = build(config, [])
+    shape = {"num_attention_heads": options.random_width // 64, "condition_attention": options.condition_attention}
+    shape |= RANDOM | {"num_layers": options.random_layers}
+    parts = build(replace(MODELS["debug"], transformer=MODELS["debug"].transformer | shape), [])
     randomize(parts.transformer)
     return move(parts, options.device)
 
@@ -96,138 +107,151 @@ def true_region(sample: Sample, grid: tuple[int, int]) -> SpotEdit:
     return SpotEdit(judge=lambda clean, canvas: changed.to(clean.device).expand(len(clean), *grid), tau=0.5)
 
 
-def generate(
-    parts: Components,
-    given: Conditions,
-    noise: list[torch.Tensor],
-    guidance: Guidance,
-    steps: int,
-    plugins: Accelerations,
-) -> tuple[list[torch.Tensor], float, int]:
-    """Latents, seconds and computed tokens."""
-    with counted(parts.transformer) as work, torch.no_grad():
-        _wait(parts)
-        started = time.perf_counter()
-        latents = denoise(
-            parts.transformer, FlowMatchEulerDiscreteScheduler(), noise, given, guidance, steps,
-            accelerate=plugins, codec=parts.codec,
-        )  # fmt: skip
-        _wait(parts)
-        return latents, time.perf_counter() - started, sum(work.tokens)
+class Case:
+    """One sample and its noise, ready to be generated in several ways."""
 
+    def __init__(self, parts: Components, sample: Sample, options: argparse.Namespace):
+        self.parts, self.sample, self.options = parts, sample, options
+        self.given, self.noise = prepare(parts, [sample], options.seed)
+        self.guidance = Guidance(options.guidance, options.image_guidance)
+        patch = parts.transformer.config.patch_size
+        self.grid = (self.noise[0].shape[-2] // patch, self.noise[0].shape[-1] // patch)
 
-def measure(parts: Components, sample: Sample, options: argparse.Namespace) -> Iterator[Measurement]:
-    """One measurement for plain sampling and one for every combination."""
-    guidance, size = Guidance(options.guidance, options.image_guidance), sample.results[0].size
-    truth, inside = sample.results[0].image, sample.mask
-    given, noise = prepare(parts, [sample], options.seed)
-    patch = parts.transformer.config.patch_size
-    grid = (noise[0].shape[-2] // patch, noise[0].shape[-1] // patch)
-    reference: tuple[np.ndarray, float, int] | None = None
-    for combination in (PLAIN, *options.accelerate):
-        chosen = [] if combination == PLAIN else combination.split("+")
-        plugins = accelerations(chosen)
-        if options.true_region:
-            plugins = accelerations([true_region(sample, grid) if isinstance(p, SpotEdit) else p for p in plugins])
-        latents, seconds, tokens = generate(parts, given, noise, guidance, options.steps, plugins)
+    def plugins(self, combination: str) -> Accelerations:
+        plugins = accelerations([] if combination == PLAIN else combination.split("+"))
+        if not self.options.true_region:
+            return plugins
+        return accelerations([true_region(self.sample, self.grid) if isinstance(p, SpotEdit) else p for p in plugins])
+
+    def run(self, combination: str) -> Run:
+        with counted(self.parts.transformer) as work:
+            self._wait()
+            started = time.perf_counter()
+            latents = self._sampled(combination)
+            self._wait()
+            seconds = time.perf_counter() - started
         with torch.no_grad():
-            image = to_image(parts.codec.decode(latents[0], size)[0])
-        reference = reference or (image, seconds, tokens)
+            image = to_image(self.parts.codec.decode(latents[0], self.sample.results[0].size)[0])
+        return Run(image, seconds, sum(work.tokens))
+
+    def memory(self, combination: str) -> int:
+        """Peak bytes of what sampling allocates."""
+        if self.parts.transformer.device.type == "cuda":
+            before = torch.cuda.memory_allocated()
+            torch.cuda.reset_peak_memory_stats()
+            self._sampled(combination)
+            return torch.cuda.max_memory_allocated() - before
+        with LiveMemory() as memory:
+            self._sampled(combination)
+        return memory.peak
+
+    @torch.no_grad()
+    def _sampled(self, combination: str) -> list[torch.Tensor]:
+        model, scheduler = self.parts.transformer, FlowMatchEulerDiscreteScheduler()
+        how = {"accelerate": self.plugins(combination), "codec": self.parts.codec}
+        return denoise(model, scheduler, self.noise, self.given, self.guidance, self.options.steps, **how)
+
+    def _wait(self) -> None:
+        if self.parts.transformer.device.type == "cuda":
+            torch.cuda.synchronize()
+
+
+def measure(case: Case, memory: dict[str, int]) -> Iterator[Measurement]:
+    """One measurement for plain sampling and one for every combination."""
+    sample, plain = case.sample, None
+    truth, inside = sample.results[0].image, sample.mask
+    for combination in (PLAIN, *case.options.accelerate):
+        run = case.run(combination)
+        plain = plain or run
+        to_plain, to_truth = ssim_map(run.image, plain.image), ssim_map(run.image, truth)
         yield Measurement(
             combination=combination,
-            recipe=sample.source["recipe"],
+            edit=sample.source["recipe"],
             seed=sample.source["seed"],
+            size=inside.shape[0],
+            wanted_area=sample.source["wanted_area"],
             area=float(inside.mean()),
-            seconds=seconds,
-            speedup=reference[1] / seconds,
-            tokens=tokens,
-            tokens_of_plain=tokens / reference[2],
-            psnr_plain=metrics.psnr(image, reference[0]),
-            psnr_changed=metrics.psnr(image, truth, inside),
-            psnr_unchanged=metrics.psnr(image, truth, ~inside),
+            seconds=run.seconds,
+            speedup=plain.seconds / run.seconds,
+            tokens=run.tokens,
+            tokens_of_plain=run.tokens / plain.tokens,
+            memory=memory.get(combination, float("nan")),
+            psnr_plain=metrics.psnr(run.image, plain.image),
+            ssim_plain=float(to_plain.mean()),
+            psnr_changed=metrics.psnr(run.image, truth, inside),
+            ssim_changed=float(to_truth[inside].mean()),
+            psnr_unchanged=metrics.psnr(run.image, truth, ~inside),
+            ssim_unchanged=float(to_truth[~inside].mean()),
         )
 
 
-def samples_of(options: argparse.Namespace) -> list[Sample]:
-    """limit held-out samples of every recipe, with further reference objects if they are asked for."""
-    size, samples = (options.size, options.size), []
-    for recipe in options.recipes:
-        for seed in range(TEST_SEEDS, TEST_SEEDS + options.limit):
-            sample = world_sample(recipe, seed, size)
-            if sample.mask is None:
-                raise ValueError(f"samples of recipe {recipe!r} have no changed region; choose from: {LOCAL_EDITS}")
+def ssim_map(image: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Structural similarity around every pixel, float (H, W), the mean of the channels."""
+    return structural_similarity(image, truth, channel_axis=2, data_range=255, full=True)[1].mean(axis=2)
+
+
+def samples_of(options: argparse.Namespace, size: int) -> Iterator[Sample]:
+    """limit held-out edits for every share of changed pixels, with further input frames if they are asked for."""
+    for area in options.areas:
+        for number in range(options.limit):
+            edit = options.edits[number % len(options.edits)]
+            sample = local_edit(edit, area, number, (size, size))
             extra = [replace(sample.inputs[0], role=Role.ASSET)] * options.extra_inputs
-            samples.append(replace(sample, inputs=(*sample.inputs, *extra)))
-    return samples
+            source = sample.source | {"wanted_area": area}
+            yield replace(sample, inputs=(*sample.inputs, *extra), source=source)
 
 
-def summary(measurements: list[Measurement], combinations: list[str]) -> list[dict]:
-    """One row for each share of changed area and combination: median of ratios, means of PSNR."""
-    rows = []
-    for low, high in pairwise(BINS):
-        for combination in combinations:
-            chosen = [m for m in measurements if m.combination == combination and low < m.area <= high]
-            if not chosen:
-                continue
-            rows.append(
-                {
-                    "changed area": f"{low:.0%} to {high:.0%}",
-                    "acceleration": combination,
-                    "n": len(chosen),
-                    "speed-up": median(m.speedup for m in chosen),
-                    "seconds": median(m.seconds for m in chosen),
-                    "tokens of plain": float(np.mean([m.tokens_of_plain for m in chosen])),
-                    "PSNR to plain": metrics.mean(m.psnr_plain for m in chosen)[0],
-                    "PSNR changed": metrics.mean(m.psnr_changed for m in chosen)[0],
-                    "PSNR unchanged": metrics.mean(m.psnr_unchanged for m in chosen)[0],
-                }
-            )
-    return rows
-
-
-def markdown(rows: list[dict]) -> str:
-    """The rows as a table."""
-    formats = {"speed-up": "{:.2f}x", "seconds": "{:.3f}", "tokens of plain": "{:.0%}"}
-    lines = ["| " + " | ".join(rows[0]) + " |", "|" + "---|" * len(rows[0])]
-    for row in rows:
-        cells = [v if isinstance(v, str | int) else formats.get(k, "{:.2f}").format(v) for k, v in row.items()]
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
-    return "\n".join(lines)
-
-
-def main(arguments: list[str] | None = None) -> None:
-    options = _options(arguments)
-    parts = parts_of(options)
-    samples = samples_of(options)
-    list(measure(parts, samples[0], options))  # warms up
-    found = [m for sample in tqdm(samples, desc="sampling") for m in measure(parts, sample, options)]
-    rows = summary(found, [PLAIN, *options.accelerate])
-    print(markdown(rows))
+def main(arguments: list[str] | None = None) -> int:
+    """Returns the exit status: 0 done, 2 bad input."""
+    try:
+        options = _options(arguments)
+        parts = parts_of(options)
+    except (ValueError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    found: list[Measurement] = []
+    for size in options.sizes:
+        samples = list(samples_of(options, size))
+        first = Case(parts, samples[0], options)
+        combinations = (PLAIN, *options.accelerate)
+        memory = {c: first.memory(c) for c in tqdm(combinations, desc=f"{size} px: memory")}  # warms up as well
+        for sample in tqdm(samples, desc=f"{size} px: sampling"):
+            found += measure(Case(parts, sample, options), memory)
+    rows = summary(found)
+    table = markdown(rows)
+    print(table)
     if options.output:
         settings = {k: str(v) if isinstance(v, Path) else v for k, v in vars(options).items()}
-        settings |= {"torch": torch.__version__, "threads": torch.get_num_threads()}
+        device = parts.transformer.device
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
+        settings |= {"torch": torch.__version__, "hardware": name}
         report = {"settings": settings, "rows": rows, "samples": [asdict(m) for m in found]}
-        options.output.write_text(json.dumps(_finite(report), indent=1) + "\n")
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        for suffix, text in ((".json", json.dumps(finite(report), indent=1)), (".md", table), (".svg", chart(found))):
+            options.output.with_suffix(suffix).write_text(text.rstrip() + "\n")
+    return 0
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="unireal-tiny", help="a saved model, or a size on pixels (random weights)")
-    parser.add_argument("--random-width", type=int, help="a model of this width on pixels, with random weights")
-    parser.add_argument("--random-layers", type=int, default=2)
-    parser.add_argument("--condition-attention", default="full", choices=("full", "isolated"), help="of a random model")
-    parser.add_argument("--recipes", nargs="+", default=list(LOCAL_EDITS), choices=list(RECIPES), metavar="RECIPE")
-    parser.add_argument("--limit", type=int, default=32, help="samples per recipe")
-    parser.add_argument("--size", type=int, default=64, help="side of canvas and result in pixels")
-    parser.add_argument("--extra-inputs", type=int, default=0, help="further input frames of the canvas's size")
-    parser.add_argument("--steps", type=int, default=28)
-    parser.add_argument("--guidance", type=float, default=1.0)
-    parser.add_argument("--image-guidance", type=float, default=1.0)
-    parser.add_argument("--seed", type=int, default=0, help="of the noise")
-    parser.add_argument("--accelerate", nargs="+", default=list(COMBINATIONS), metavar="NAME[:SETTING=VALUE][+NAME..]")
-    parser.add_argument("--true-region", action="store_true", help="tell SpotEdit what the edit changes")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--output", type=Path, help="JSON file to write")
+    add = parser.add_argument
+    add("--model", default="unireal-tiny", help="a saved model's folder or name, or a size on pixels (random weights)")
+    add("--random-width", type=int, help="a model of this width on pixels, with random weights, 1920 as in size 2b")
+    add("--random-layers", type=int, default=RANDOM["num_layers"])
+    add("--condition-attention", default="full", choices=("full", "isolated"), help="of a random model")
+    add("--edits", nargs="+", default=list(EDITS), choices=EDITS, metavar="EDIT", help=", ".join(EDITS))
+    add("--areas", nargs="+", type=float, default=list(AREAS), metavar="SHARE", help="of changed pixels, 0 to 1")
+    add("--limit", type=int, default=16, help="samples for each share")
+    add("--sizes", nargs="+", type=int, default=[64], metavar="N", help="sides of canvas and result in pixels")
+    add("--extra-inputs", type=int, default=0, help="further input frames of the canvas's size")
+    add("--steps", type=int, default=28)
+    add("--guidance", type=float, default=1.0)
+    add("--image-guidance", type=float, default=1.0)
+    add("--seed", type=int, default=0, help="of the noise")
+    add("--accelerate", nargs="+", default=list(COMBINATIONS), metavar="NAME[:SETTING=VALUE][+NAME..]")
+    add("--true-region", action="store_true", help="tell SpotEdit what the edit changes")
+    add("--device", default="cpu")
+    add("--output", type=Path, help="files to write: this name with .json, .md and .svg")
     options = parser.parse_args(arguments)
     options.true_region |= options.random_width is not None or options.model in MODELS
     for combination in options.accelerate:
@@ -235,19 +259,5 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     return options
 
 
-def _wait(parts: Components) -> None:
-    if parts.transformer.device.type == "cuda":
-        torch.cuda.synchronize()
-
-
-def _finite(value: object) -> object:
-    """JSON has no infinity: the PSNR of equal pictures becomes null."""
-    if isinstance(value, dict):
-        return {k: _finite(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_finite(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,5 +1,8 @@
 """Accelerations on small random models: neutral settings change nothing, and what is saved is what is claimed."""
 
+import json
+from xml.etree import ElementTree
+
 import numpy as np
 import pytest
 import torch
@@ -10,12 +13,15 @@ from diffusers import (
     FirstBlockCacheConfig,
     FlowMatchEulerDiscreteScheduler,
 )
+from PIL import Image
 
+from benchmarks.acceleration import main as benchmark
 from unireal.acceleration import ConditionCache, SpotEdit, TaylorSeer, TeaCache, accelerations
 from unireal.acceleration.base import StepScheduler
 from unireal.acceleration.fit_teacache import Recorder, fit, load_parts
+from unireal.acceleration.fit_teacache import main as fit_main
 from unireal.acceleration.judges import DecoderJudge, cosine_judge, decoder_features, grow, l2_judge, two_means
-from unireal.acceleration.measure import counted, randomize
+from unireal.acceleration.measure import LiveMemory, counted, randomize
 from unireal.acceleration.skipping import Forecast
 from unireal.acceleration.spotedit import pixel_mask
 from unireal.diffusion.guidance import FULL, NO_TEXT, NOTHING, Guidance
@@ -498,3 +504,118 @@ def test_spotedit_on_the_debug_size():
     plugin = SpotEdit(tau=100.0)
     out = sample(parts.transformer, given, noise, ["condition_cache", plugin, "teacache"], codec=parts.codec)
     assert torch.equal(out[0], canvas) and plugin.mask.shape == (1, 4, 6)
+
+
+@pytest.mark.parametrize("output_type", ["pil", "np"])
+def test_pipeline_shows_and_pastes_what_spotedit_kept(tiny_pipeline, output_type):
+    canvas = np.random.default_rng(0).integers(0, 256, (21, 30, 3), dtype=np.uint8)  # tokens of 8 x 8 pixels: 3 x 4
+    kept = torch.zeros(3, 4, dtype=torch.bool)
+    kept[:, :2] = True
+    call = {"task": "edit", "canvas": canvas, "num_inference_steps": 10, "output_type": output_type}
+
+    def run(plugin, **others):
+        generator = torch.Generator().manual_seed(0)
+        return tiny_pipeline("make it red", accelerate=plugin, generator=generator, **(call | others))
+
+    out = run(spot(kept, paste=True), num_results=2)
+    mask, image = np.asarray(out.edited[1]), np.asarray(out.images[1])
+    assert len(out.edited) == 2 and mask.shape == (21, 30, 3)
+    assert not mask[:, :16].any() and (mask[:, 16:] == 255).all()
+    assert np.array_equal(image[:, :16], canvas[:, :16])
+    assert not np.array_equal(image[:, 18:], canvas[:, 18:])
+    assert run([]).edited is None
+    everywhere = run("spotedit:paste=True", task="t2i", canvas=None, size=(16, 24))  # has no canvas to keep
+    assert (np.asarray(everywhere.edited[0]) == 255).all() and np.asarray(everywhere.edited[0]).shape == (16, 24, 3)
+
+
+def test_infer_writes_the_mask(infer, picture):
+    outcome = infer(*"edit --prompt x --output out.png --steps 4 --accelerate spotedit:tau=100 --spot-mask".split(),
+                    "seen/mask.png", "--canvas", picture("in.png", (24, 16)))  # fmt: skip
+    assert outcome.status == 0 and outcome.out.split() == ["out.png", "seen/mask.png"]
+    mask = np.asarray(Image.open("seen/mask.png"))
+    assert mask.shape == (16, 24, 3) and mask.max() == 0
+    assert np.array_equal(np.asarray(Image.open("out.png")), np.asarray(Image.open("in.png")))
+
+
+def test_the_empty_prompt_is_encoded_only_for_guidance(tiny_pipeline, monkeypatch):
+    prompts = []
+    tokenizer = type(tiny_pipeline.tokenizer)
+    original = tokenizer.__call__
+    monkeypatch.setattr(
+        tokenizer, "__call__", lambda self, text, *a, **k: prompts.append(text) or original(self, text, *a, **k)
+    )
+    call = {"task": "t2i", "size": (16, 16), "num_inference_steps": 4}
+
+    def encoded(**guidance):
+        prompts.clear()
+        tiny_pipeline("a red circle", **call, **guidance)
+        return [""] in prompts
+
+    assert not encoded() and not encoded(image_guidance_scale=2.0)  # without input frames image guidance does nothing
+    assert encoded(guidance_scale=2.0) and not encoded(guidance_scale=2.0, guidance_interval=(0.9, 0.95))
+
+
+def test_fitting_writes_a_file_that_teacache_reads(tmp_path, capsys):
+    file = tmp_path / "teacache.json"
+    assert fit_main(f"--model debug --samples 1 --steps 6 --size 16 --recipes recolor --output {file}".split()) == 0
+    report = json.loads(file.read_text())
+    plugin = accelerations(f"teacache:polynomial={file}")[0]
+    assert plugin.polynomial == tuple(report["polynomial"]) and len(plugin.polynomial) == 5
+    capsys.readouterr()
+    assert fit_main(["--model", str(tmp_path / "none")]) == 2
+    assert capsys.readouterr().err.startswith("error: model")
+    with pytest.raises(ValueError, match="fit_teacache"):
+        accelerations(f"teacache:polynomial={tmp_path / 'none.json'}")
+
+
+@pytest.mark.parametrize("attention", ["full", "isolated"])
+def test_what_does_not_change_is_embedded_once(attention):
+    """A sequence that takes text and inputs over equals one that is packed anew, bit for bit."""
+    transformer, (given, noise) = model(attention, position="both"), inputs(3, batch=2, num_results=2)
+    first = transformer.pack(noise, torch.tensor([1.0, 1.0]), *given.arguments(FULL))
+    later, t = [x + 1 for x in noise], torch.tensor([0.3, 0.3])
+    anew, known = (transformer.pack(later, t, *given.arguments(FULL), known=k) for k in (None, first))
+    assert torch.equal(anew.tokens, known.tokens) and torch.equal(anew.temb, known.temb)
+    assert anew.segments == known.segments and torch.equal(anew.keys, known.keys)
+    assert all(torch.equal(a, b) for a, b in zip(anew.rotary, known.rotary, strict=True))
+    projected = []
+    hook = transformer.patch_embed.text_proj.register_forward_hook(lambda *_: projected.append(1))
+    sample(transformer, given, noise, "condition_cache:refresh=1")
+    hook.remove()
+    assert len(projected) == 1
+
+
+def test_live_memory_counts_what_is_alive_at_once():
+    x = torch.ones(1000)
+    with LiveMemory() as memory:
+        a = x * 2
+        b = a + 1
+        assert memory.now == 8000
+        del a
+        part = b.view(10, 100)[0]
+        b.add_(1)
+        assert memory.now == 4000
+        del b
+        assert memory.now == 4000  # a view holds it
+        del part
+    assert memory.now == 0 and memory.peak == 8000
+
+
+def test_the_benchmark_writes_table_chart_and_numbers(tmp_path, capsys):
+    output = tmp_path / "runs" / "acceleration"
+    command = f"--model debug --steps 6 --sizes 16 32 --areas 0.1 0.4 --limit 1 --output {output}"
+    assert benchmark([*command.split(), "--accelerate", "condition_cache", "spotedit+teacache:threshold=0.5"]) == 0
+    report = json.loads(output.with_suffix(".json").read_text())
+    assert len(report["rows"]) == 2 * 2 * 3 and len(report["samples"]) == 12
+    plain, cached, combined = report["rows"][6:9]
+    assert plain["tokens"] == 1 and cached["tokens"] < 1 and combined["tokens"] < 1
+    assert plain["PSNR to plain"] is None and plain["SSIM to plain"] == pytest.approx(1)
+    assert all(row["memory MiB"] > 0 for row in report["rows"]) and cached["memory MiB"] > plain["memory MiB"]
+    assert all(abs(s["area"] - s["wanted_area"]) < 0.1 for s in report["samples"] if s["size"] == 32)
+    table = output.with_suffix(".md").read_text()
+    assert table.startswith("| pixels |") and "spotedit+teacache:threshold=0.5" in table
+    chart = ElementTree.parse(output.with_suffix(".svg")).getroot()
+    assert len(chart.findall(".//{*}polyline")) == 2
+    capsys.readouterr()
+    assert benchmark(["--accelerate", "spotedt"]) == 2
+    assert "did you mean 'spotedit'" in capsys.readouterr().err

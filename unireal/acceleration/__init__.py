@@ -7,7 +7,8 @@
 | teacache        | steps whose input hardly changed reuse the last residual    | no                          |
 | taylorseer      | between every few steps, the residual is extrapolated       | no                          |
 
-They may be combined, but for teacache with taylorseer.
+They may be combined, but for teacache with taylorseer. spotedit and condition_cache also work on public weights
+(unireal.acceleration.public); fewer steps are a matter of training (unireal.training.distillation).
 """
 
 from __future__ import annotations

@@ -10,12 +10,13 @@ Axes: B batch, R result frames, C, h, w latent channels, rows and columns, N tok
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 
 from unireal.acceleration.memory import Blend, KeyValueStore
+from unireal.acceleration.plan import FrameLayout, Fusion, Plan, TokenChoice
 from unireal.acceleration.skipping import Skipping
 from unireal.diffusion.flow import as_velocity
 from unireal.diffusion.guidance import Branch
@@ -23,60 +24,12 @@ from unireal.diffusion.sampling import Call
 from unireal.model.packing import PackedSequence
 
 
-@dataclass(frozen=True)
-class Fusion:
-    """How tokens that are not computed are blended with the canvas in attention (see memory.Blend).
-
-    frame: which input frame the canvas is; kept: int64 (n,), ids of result tokens, which are also its tokens' ids.
-    """
-
-    frame: int
-    kept: torch.Tensor
-    weight: float
-    recursive: bool
-
-
-@dataclass
-class Plan:
-    """What a step computes. It starts as everything; plug-ins narrow it in any order.
-
-    active: ascending int64 ids of the result tokens to compute, None for all.
-    reuse:  kind of token ("text", "input", "result") -> the earliest step whose keys and values may be reused; a kind
-            that is absent is computed, and so are result tokens in `active`.
-    fresh:  a new beginning: all is computed and nothing of earlier steps survives, but for what is exact.
-    must_run: the blocks may not be skipped.
-    """
-
-    active: torch.Tensor | None = None
-    reuse: dict[str, int] = field(default_factory=dict)
-    fresh: bool = False
-    must_run: bool = False
-    fusion: Fusion | None = None
-
-
-class TokenChoice:
-    """State of a plug-in that chooses which tokens a step computes; one per call."""
-
-    blends: bool = False  # whether its plans have a fusion
-
-    def plan(self, step: int, t: float, plan: Plan) -> None:
-        """Narrows the plan of a step."""
-
-    def guided(self, t: float, latents: list[torch.Tensor], velocities: list[torch.Tensor]) -> list[torch.Tensor]:
-        """May look at and replace the step's guided velocities (B, C, h, w) of the R frames."""
-        return velocities
-
-    def finish(self, latents: list[torch.Tensor]) -> list[torch.Tensor]:
-        """May replace the result of the last step."""
-        return latents
-
-
 class Acceleration:
     """A plug-in: a dataclass of settings that makes state for a call. It has a token choice or it skips steps."""
 
     name: ClassVar[str]
 
-    def tokens(self, call: Call) -> TokenChoice | None:
+    def tokens(self, layout: FrameLayout) -> TokenChoice | None:
         """State of one call, None if there is nothing to choose."""
         return None
 
@@ -89,6 +42,7 @@ class Acceleration:
 class _BranchState:
     store: KeyValueStore | None
     skipping: Skipping | None
+    sequence: PackedSequence | None = None  # of the last step
 
 
 class StepScheduler:
@@ -101,7 +55,8 @@ class StepScheduler:
         _check(call, plugins)
         self.call = call
         self._plugins = tuple(plugins)
-        self._choices = [choice for plugin in plugins if (choice := plugin.tokens(call)) is not None]
+        layout = _layout(call)
+        self._choices = [choice for plugin in plugins if (choice := plugin.tokens(layout)) is not None]
         self._branches: dict[str, _BranchState] = {}
         hook = getattr(call.transformer, "_hf_hook", None)  # offloading moves weights in before `forward`
         if hook is not None:
@@ -141,7 +96,7 @@ class StepScheduler:
     ) -> list[torch.Tensor]:
         transformer = self.call.transformer
         state = self._branches.get(branch.name) or self._start(branch)
-        sequence = self._pack(branch, t, latents)
+        sequence = self._pack(branch, state, t, latents)
         reused = _reused(plan, state.store, sequence)
         active = plan.active if "result" in reused else None  # None: all result tokens
         inputs = sequence.tokens[:, sequence.num_condition :]  # (B, n, D)
@@ -166,9 +121,14 @@ class StepScheduler:
         state = self._branches[branch.name] = _BranchState(store, skipping[0] if skipping else None)
         return state
 
-    def _pack(self, branch: Branch, t: torch.Tensor, latents: list[torch.Tensor]) -> PackedSequence:
-        transformer = self.call.transformer
-        return transformer.pack([x.to(transformer.dtype) for x in latents], t, *self.call.given.arguments(branch))
+    def _pack(
+        self, branch: Branch, state: _BranchState, t: torch.Tensor, latents: list[torch.Tensor]
+    ) -> PackedSequence:
+        """The sequence of a step; what does not change is embedded in the first step only."""
+        transformer, given = self.call.transformer, self.call.given.arguments(branch)
+        latents = [x.to(transformer.dtype) for x in latents]
+        state.sequence = transformer.pack(latents, t, *given, known=state.sequence)
+        return state.sequence
 
     def _skips(
         self, skipping: Skipping | None, step: int, sequence: PackedSequence, active: torch.Tensor | None, plan: Plan
@@ -215,6 +175,12 @@ class StepScheduler:
         text = sum(s.length for s in sequence.segments if s.kind == "text")
         kept = fusion.kept
         return Blend(sequence.num_condition + kept, text + before + kept, fusion.weight, fusion.recursive)
+
+
+def _layout(call: Call) -> FrameLayout:
+    config, given = call.transformer.config, call.given
+    isolated = config.condition_attention == "isolated"
+    return FrameLayout(given.frames, given.roles, call.sizes, call.num_steps, config.patch_size, isolated, call.codec)
 
 
 def _reused(plan: Plan, store: KeyValueStore | None, sequence: PackedSequence) -> set[str]:

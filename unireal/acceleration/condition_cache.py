@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from unireal.acceleration.base import Acceleration, Plan, TokenChoice
-from unireal.diffusion.sampling import Call
+from unireal.acceleration.base import Acceleration
+from unireal.acceleration.plan import FrameLayout, Plan, TokenChoice
 
 DEFAULT_REFRESH = 4  # steps, with full attention
 
@@ -30,10 +30,10 @@ class ConditionCache(Acceleration):
         if self.refresh is not None and (not isinstance(self.refresh, int) or self.refresh < 1):
             raise ValueError(f"condition_cache: refresh must be a number of steps of at least 1, got {self.refresh!r}")
 
-    def tokens(self, call: Call) -> TokenChoice:
+    def tokens(self, layout: FrameLayout) -> TokenChoice:
         refresh = self.refresh
         if refresh is None:
-            refresh = call.num_steps if call.transformer.config.condition_attention == "isolated" else DEFAULT_REFRESH
+            refresh = layout.num_steps if layout.isolated else DEFAULT_REFRESH
         return _Cached(refresh)
 
 

@@ -1,6 +1,7 @@
 """Fits TeaCache's polynomial to a model.
 
-    python -m unireal.acceleration.fit_teacache --model unireal-tiny --steps 28 --output teacache.json
+    python -m unireal.acceleration.fit_teacache --model runs/tiny/model --steps 28 --output teacache.json
+    python infer.py edit --model runs/tiny/model --accelerate teacache:polynomial=teacache.json ...
 
 The model samples held-out world tasks without any cache. Every step and guidance branch gives one pair: the relative
 change of the first block's modulated input, and that of the residual of all blocks. One least-squares polynomial goes
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,8 +33,9 @@ from unireal.acceleration.teacache import relative_l1
 from unireal.config import MODELS, get_model
 from unireal.diffusion.guidance import Guidance
 from unireal.diffusion.sampling import Call, Conditions, denoise
+from unireal.encoding import encode_samples
 from unireal.model.build import Components, build
-from unireal.pipeline import UniRealPipeline, encode_samples
+from unireal.pipeline import UniRealPipeline
 from unireal.sample import Sample
 
 FIRST_SEED = TEST_SEEDS + (1 << 20)  # apart from those of the benchmarks
@@ -126,23 +129,17 @@ def fit(pairs: np.ndarray, degree: int) -> tuple[tuple[float, ...], float]:
     return tuple(map(float, polynomial)), float(1 - error / total) if total else 1.0
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="unireal-tiny", help="a saved model, or a size on pixels (random weights)")
-    parser.add_argument("--recipes", nargs="+", default=list(RECIPES), choices=list(RECIPES), metavar="RECIPE")
-    parser.add_argument("--samples", type=int, default=70)
-    parser.add_argument("--steps", type=int, default=28)
-    parser.add_argument("--guidance", type=float, default=1.0)
-    parser.add_argument("--image-guidance", type=float, default=1.0)
-    parser.add_argument("--size", type=int, default=64, help="side of the results in pixels")
-    parser.add_argument("--degree", type=int, default=4)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--output", type=Path, help="JSON file to write")
-    options = parser.parse_args(arguments)
-    guidance, size = Guidance(options.guidance, options.image_guidance), (options.size, options.size)
-    parts = load_parts(options.model, options.device)
-    pairs = record(parts, options.recipes, options.samples, options.steps, guidance, size)
-    polynomial, explained = fit(pairs, options.degree)
+def main(arguments: list[str] | None = None) -> int:
+    """Returns the exit status: 0 done, 2 bad input."""
+    options = _parser().parse_args(arguments)
+    try:
+        guidance, size = Guidance(options.guidance, options.image_guidance), (options.size, options.size)
+        parts = load_parts(options.model, options.device)
+        pairs = record(parts, options.recipes, options.samples, options.steps, guidance, size)
+        polynomial, explained = fit(pairs, options.degree)
+    except (ValueError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
     report = {
         "model": options.model,
         "polynomial": polynomial,
@@ -153,8 +150,28 @@ def main(arguments: list[str] | None = None) -> None:
     }
     print(json.dumps(report, indent=2))
     if options.output:
-        options.output.write_text(json.dumps(report, indent=2) + "\n")
+        temporary = options.output.with_name(options.output.name + ".tmp")
+        temporary.write_text(json.dumps(report, indent=2) + "\n")
+        temporary.replace(options.output)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--model", default="unireal-tiny", help="a model's folder or name, or a size on pixels (random weights)"
+    )
+    parser.add_argument("--recipes", nargs="+", default=list(RECIPES), choices=list(RECIPES), metavar="RECIPE")
+    parser.add_argument("--samples", type=int, default=70)
+    parser.add_argument("--steps", type=int, default=28)
+    parser.add_argument("--guidance", type=float, default=1.0)
+    parser.add_argument("--image-guidance", type=float, default=1.0)
+    parser.add_argument("--size", type=int, default=64, help="side of the results in pixels")
+    parser.add_argument("--degree", type=int, default=4)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--output", type=Path, help="JSON file to write")
+    return parser
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,13 +1,17 @@
-"""For benchmarks and tests of accelerations: random models, and a count of the tokens that are computed."""
+"""For benchmarks and tests of accelerations: random models, the tokens that are computed, and the memory it takes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
+from weakref import finalize
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from unireal.model.transformer import UniRealTransformer
 
@@ -42,3 +46,39 @@ def counted(transformer: UniRealTransformer) -> Iterator[Work]:
         yield work
     finally:
         handle.remove()
+
+
+class LiveMemory(TorchDispatchMode):
+    """Counts the bytes of tensors that operations make inside and that are alive at the same time: what sampling takes
+    beyond weights and inputs. It slows everything down, so time is measured without it.
+
+    peak: the most at any moment. What a kernel allocates for itself is not seen.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._alive: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        known = {_address(x) for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)}
+        out = func(*args, **(kwargs or {}))
+        for made in tree_leaves(out):
+            if isinstance(made, torch.Tensor) and _address(made) not in known | self._alive:
+                self._add(made.untyped_storage())
+        return out
+
+    def _add(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        self._alive.add(key)
+        self.now += size
+        self.peak = max(self.peak, self.now)
+        finalize(storage, self._remove, key, size)
+
+    def _remove(self, key: int, size: int) -> None:
+        self._alive.discard(key)
+        self.now -= size
+
+
+def _address(tensor: torch.Tensor) -> int:
+    return tensor.untyped_storage()._cdata

@@ -5,12 +5,15 @@ Axes: B batch, N tokens of the whole sequence, M of them computed, E width of a 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
-from unireal.model.blocks import Rotary
 from unireal.model.embeddings import apply_rotary
+
+Rotary = tuple[torch.Tensor, ...] | None  # one row per token in each; None where positions were added to the tokens
+Turn = Callable[[torch.Tensor, tuple[torch.Tensor, ...]], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -34,11 +37,12 @@ class KeyValueStore:
     positions, needs them as they were before rotation (after the QK norm): `originals` keeps those too.
 
     filled: for every kind of token ("text", "input", "result"), the last step in which all of the kind were computed.
+    turn:   rotates keys by their positions' angles; axis: that of tokens in keys and values, here 2.
     """
 
-    def __init__(self, originals: bool = False):
+    def __init__(self, originals: bool = False, turn: Turn = apply_rotary, axis: int = 2):
         self.filled: dict[str, int] = {}
-        self._originals = originals
+        self._originals, self._turn_by, self._axis = originals, turn, axis
         self._stored: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # rotated keys and values (B, heads, N, E)
         self._before: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # the same before rotation and blending
         self._rows: torch.Tensor | None = None
@@ -53,16 +57,16 @@ class KeyValueStore:
         self, layer: int, key: torch.Tensor, value: torch.Tensor, rotary: Rotary
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Stores new keys and values (B, heads, M, E); returns those of the whole sequence (B, heads, N, E)."""
-        turned = _turn(key, rotary)
+        turned = self._turn(key, rotary)
         if self._rows is None:
             self._stored[layer] = _copy(turned), _copy(value)
             if self._originals:
                 self._before[layer] = _copy(key), _copy(value)
             return turned, value
         stored = self._stored[layer]
-        _write(stored, self._rows, turned, value)
+        self._write(stored, self._rows, turned, value)
         if self._originals:
-            _write(self._before[layer], self._rows, key, value)
+            self._write(self._before[layer], self._rows, key, value)
         if self._blend is not None:
             self._apply(self._blend, layer)
         return stored
@@ -70,24 +74,23 @@ class KeyValueStore:
     def _apply(self, blend: Blend, layer: int) -> None:
         before = self._before[layer]
         key, value = (
-            blend.weight * x.index_select(2, blend.kept) + (1 - blend.weight) * x.index_select(2, blend.reference)
+            blend.weight * x.index_select(self._axis, blend.kept)
+            + (1 - blend.weight) * x.index_select(self._axis, blend.reference)
             for x in before
         )
         if blend.recursive:
-            _write(before, blend.kept, key, value)
-        rotary = None if self._rotary is None else (self._rotary[0][blend.kept], self._rotary[1][blend.kept])
-        _write(self._stored[layer], blend.kept, _turn(key, rotary), value)
+            self._write(before, blend.kept, key, value)
+        rotary = None if self._rotary is None else tuple(angles[blend.kept] for angles in self._rotary)
+        self._write(self._stored[layer], blend.kept, self._turn(key, rotary), value)
 
+    def _turn(self, key: torch.Tensor, rotary: Rotary) -> torch.Tensor:
+        return key if rotary is None else self._turn_by(key, rotary)
 
-def _turn(key: torch.Tensor, rotary: Rotary) -> torch.Tensor:
-    return key if rotary is None else apply_rotary(key, rotary)
-
-
-def _write(
-    stored: tuple[torch.Tensor, torch.Tensor], rows: torch.Tensor, key: torch.Tensor, value: torch.Tensor
-) -> None:
-    for old, new in zip(stored, (key, value), strict=True):
-        old.index_copy_(2, rows, new.to(old.dtype))
+    def _write(
+        self, stored: tuple[torch.Tensor, torch.Tensor], rows: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+    ) -> None:
+        for old, new in zip(stored, (key, value), strict=True):
+            old.index_copy_(self._axis, rows, new.to(old.dtype))
 
 
 def _copy(x: torch.Tensor) -> torch.Tensor:

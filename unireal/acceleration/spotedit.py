@@ -13,15 +13,16 @@ Axes: B batch, R results, C, h, w latent channels, rows and columns, n tokens of
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import numpy as np
 import torch
 
-from unireal.acceleration.base import Acceleration, Fusion, Plan, TokenChoice
+from unireal.acceleration.base import Acceleration
 from unireal.acceleration.judges import THRESHOLDS, TWO_MEANS_LIMIT, Judge, grow, make_judge, two_means
-from unireal.diffusion.sampling import Call
+from unireal.acceleration.plan import FrameLayout, Fusion, Plan, TokenChoice
 from unireal.names import lookup
 from unireal.sample import Role
 
@@ -43,9 +44,11 @@ class SpotEdit(Acceleration):
     reset:   share of the steps from one full step to the next; 0 for none between.
     dilation: tokens by which the computed region is grown.
     every_step: choose again in every step instead of once after each full step.
+    paste:   the pipeline copies the canvas's pixels into the kept region, bit for bit; without, it is what the VAE
+             makes of them.
 
     mask: after a call, bool (B, rows, columns) of the first result's tokens, True where the edit was computed; None
-    if there was no canvas of the result's size, and so nothing to save.
+    if there was no canvas of the result's size, and so nothing to save. frame: which input frame the canvas was.
 
     Raises ValueError for settings outside these ranges, and, when called, for a judge that the model lacks.
     """
@@ -59,7 +62,9 @@ class SpotEdit(Acceleration):
     reset: float = 0.18
     dilation: int = 0
     every_step: bool = False
+    paste: bool = False
     mask: np.ndarray | None = field(init=False, default=None, compare=False, repr=False)
+    frame: int | None = field(init=False, default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if isinstance(self.judge, str):
@@ -77,10 +82,16 @@ class SpotEdit(Acceleration):
         if not isinstance(self.dilation, int) or self.dilation < 0:
             raise ValueError(f"spotedit: dilation must be a number of tokens of at least 0, got {self.dilation!r}")
 
-    def tokens(self, call: Call) -> TokenChoice | None:
-        self.mask = None
-        frame = canvas_frame(call)
-        return None if frame is None else _Spot(self, call, frame)
+    def tokens(self, layout: FrameLayout) -> TokenChoice | None:
+        self.mask, self.frame = None, canvas_frame(layout)
+        return None if self.frame is None else _Spot(self, layout, self.frame)
+
+    def regions(self, count: int, size: tuple[int, int], token: int) -> list[np.ndarray]:
+        """After a call of count samples with results of size (H, W): where each was computed, bool (H, W), which is
+        everywhere if there was nothing to save. token: pixels along a token's side."""
+        if self.mask is None:
+            return [np.ones(size, bool)] * count
+        return [pixel_mask(mask, size, token) for mask in self.mask]
 
     def full_steps(self, num_steps: int) -> set[int]:
         """Which steps are full whatever the image."""
@@ -91,12 +102,12 @@ class SpotEdit(Acceleration):
         return full | set(range(initial + every, end - 1, every))  # one that no partial step follows is of no use
 
 
-def canvas_frame(call: Call) -> int | None:
+def canvas_frame(layout: FrameLayout) -> int | None:
     """Index of the first input frame that is a canvas of the first result's size in every sample; None if none is."""
     canvas = Role.CANVAS.index
-    for index, frame in enumerate(call.given.frames):
-        aligned = tuple(frame.shape[-2:]) == tuple(call.sizes[0])
-        if aligned and bool((call.given.roles[:, index] == canvas).all()):
+    for index, frame in enumerate(layout.inputs):
+        aligned = tuple(frame.shape[-2:]) == tuple(layout.sizes[0])
+        if aligned and bool((layout.roles[:, index] == canvas).all()):
             return index
     return None
 
@@ -106,23 +117,28 @@ def pixel_mask(mask: np.ndarray, size: tuple[int, int], token: int) -> np.ndarra
     return mask.repeat(token, axis=0).repeat(token, axis=1)[: size[0], : size[1]]
 
 
+def spot_edit(plugins: Iterable[Acceleration]) -> SpotEdit | None:
+    """The SpotEdit among plug-ins."""
+    return next((plugin for plugin in plugins if isinstance(plugin, SpotEdit)), None)
+
+
 class _Spot(TokenChoice):
     """State of one call. kept: bool (B, rows, columns), None if none are; last: the last choice."""
 
-    def __init__(self, settings: SpotEdit, call: Call, frame: int):
+    def __init__(self, settings: SpotEdit, layout: FrameLayout, frame: int):
         self.settings, self.frame = settings, frame
-        self.isolated = call.transformer.config.condition_attention == "isolated"  # its keys never age
-        self.patch = call.transformer.config.patch_size
-        self.canvas = call.given.frames[frame].float()  # (B, C, h, w)
-        self.judge, self.threshold = make_judge(settings.judge, call.codec, self.patch)
-        self.full_steps = settings.full_steps(call.num_steps)
+        self.isolated = layout.isolated  # its keys never age
+        self.patch = layout.patch
+        self.canvas = layout.inputs[frame].float()  # (B, C, h, w)
+        self.judge, self.threshold = make_judge(settings.judge, layout.codec, self.patch)
+        self.full_steps = settings.full_steps(layout.num_steps)
         self.blends = settings.fusion != "cache"
         self.clean: torch.Tensor | None = None  # (B, C, h, w) that the last step pointed to
         self.kept: torch.Tensor | None = None
         self.block = 0  # the last full step
-        tokens = [height * width // self.patch**2 for height, width in call.sizes]
+        tokens = [height * width // self.patch**2 for height, width in layout.sizes]
         self.others = torch.arange(tokens[0], sum(tokens), device=self.canvas.device)  # ids of the other results
-        height, width = call.sizes[0]
+        height, width = layout.sizes[0]
         self.last = torch.zeros(len(self.canvas), height // self.patch, width // self.patch, dtype=torch.bool)
 
     def plan(self, step: int, t: float, plan: Plan) -> None:

@@ -7,8 +7,10 @@ while their sum is below the threshold, the blocks are skipped.
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -23,27 +25,41 @@ def relative_l1(new: torch.Tensor, old: torch.Tensor) -> float:
     return float((new - old).abs().mean() / old.abs().mean().clamp(min=1e-12))
 
 
+def load_polynomial(path: Path) -> tuple[float, ...]:
+    """The coefficients in a file of unireal.acceleration.fit_teacache. Raises ValueError if it is none."""
+    try:
+        return tuple(json.loads(path.read_text())["polynomial"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"teacache: {str(path)!r} holds no polynomial ({' '.join(str(error).split())}); "
+            "make it with python -m unireal.acceleration.fit_teacache"
+        ) from error
+
+
 @dataclass(frozen=True)
 class TeaCache(Acceleration):
     """
     threshold:  sum of predicted relative changes below which steps are skipped; 0 skips none.
-    polynomial: coefficients, highest power first, from the change of the input to that of the residual. They belong to
-                a model; (1, 0) takes the change of the input for that of the residual.
+    polynomial: coefficients, highest power first, from the change of the input to that of the residual, or the file of
+                unireal.acceleration.fit_teacache that holds them. They belong to a model; (1, 0) takes the change of
+                the input for that of the residual.
     first, last: steps at the start and the end that always run, at least 1 each.
     order:      0 reuses the last residual, 1 extrapolates the last two linearly, and so on.
 
-    Raises ValueError for settings outside these ranges.
+    Raises ValueError for settings outside these ranges, and for a file that holds no polynomial.
     """
 
     name: ClassVar[str] = "teacache"
     threshold: float = 0.15
-    polynomial: tuple[float, ...] = (1.0, 0.0)
+    polynomial: tuple[float, ...] | str | Path = (1.0, 0.0)
     first: int = 1
     last: int = 1
     order: int = 0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "polynomial", tuple(self.polynomial))
+        fitted = isinstance(self.polynomial, str | Path)
+        polynomial = load_polynomial(Path(self.polynomial)) if fitted else tuple(self.polynomial)
+        object.__setattr__(self, "polynomial", polynomial)
         if not (isinstance(self.threshold, int | float) and 0 <= self.threshold < math.inf):
             raise ValueError(f"teacache: threshold must be a number of at least 0, got {self.threshold!r}")
         if not self.polynomial or not all(isinstance(c, int | float) and math.isfinite(c) for c in self.polynomial):

@@ -1,0 +1,44 @@
+"""From decoded frames to what the user gets: black and white masks, grey depth, the canvas's own pixels where they are
+to stay, and the type asked for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from unireal.request import Paste
+from unireal.sample import Sample
+from unireal.tasks import TASKS
+from unireal.transforms import mask_image, paste_back, threshold
+
+FEATHER = 1  # pixels inside a mask over which the canvas fades out
+
+
+def finished(images: list[np.ndarray], sample: Sample) -> list[np.ndarray]:
+    """The first result, uint8 (H, W, 3), as its task shows it: masks black and white, depth grey."""
+    kind = TASKS[sample.task].result_kind
+    if kind == "mask":
+        return [mask_image(threshold(images[0])), *images[1:]]
+    if kind == "depth":
+        grey = images[0].mean(axis=2, keepdims=True).round().astype(np.uint8)
+        return [np.repeat(grey, 3, axis=2), *images[1:]]
+    return images
+
+
+def pasted(images: list[np.ndarray], paste: Paste | None) -> list[np.ndarray]:
+    """The first result with the canvas pasted back outside a mask, bit for bit."""
+    return images if paste is None else [paste_back(images[0], paste.canvas, paste.mask, FEATHER), *images[1:]]
+
+
+def converted(image: np.ndarray, output_type: str) -> Any:
+    """uint8 (H, W, 3) as "pil", "np" or "pt". Raises ValueError for another type."""
+    if output_type == "pil":
+        return Image.fromarray(image)
+    if output_type == "np":
+        return image
+    if output_type == "pt":
+        return torch.from_numpy(image).permute(2, 0, 1).float() / 255
+    raise ValueError(f'output_type must be "pil", "np" or "pt", got {output_type!r}')
