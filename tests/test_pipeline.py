@@ -219,7 +219,7 @@ def test_frozen_features_in_training():
 
     parts = debug_components(text_length=226, pad_text=True)
     sample, _ = Request("edit", "red", canvas=[np.array(_image())]).assemble((64, 64))
-    step = prepare_step(collate([sample] * 2), parts, torch.tensor([0.5, 0.9]), _seed(), 5.0)
+    step = prepare_step(collate([sample] * 2), parts, torch.tensor([0.5, 0.9]), [_seed(), _seed()], 5.0)
     losses = Objective(parts)(step)
     losses.mean().backward()
     assert losses.shape == (2,) and all(p.grad is None for p in parts.text_encoder.parameters())

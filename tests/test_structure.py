@@ -17,29 +17,44 @@ MAX_MODULE, MAX_FUNCTION = 300, 60  # lines
 # What a module or package of unireal may import from the rest of it; the order is from the bottom to the top.
 BELOW = {
     "names": (),
+    "plugins": (),
     "sample": (),
+    "taxonomy": ("names", "sample"),
     "config": ("names",),
-    "tasks": ("names", "sample"),
+    "tasks": ("names", "sample", "taxonomy"),
     "prompts": ("names", "sample", "tasks"),
     "transforms": ("sample", "tasks", "prompts"),
-    "data": ("sample", "tasks", "prompts", "transforms"),
+    "data": ("plugins", "sample", "tasks", "prompts", "transforms"),
     "request": ("sample", "tasks", "prompts", "transforms"),
+    "video": ("sample", "tasks", "transforms", "request"),
+    "speech": (),
+    "conditions": ("names", "speech", "tasks", "transforms", "request"),
     "model": ("sample", "config", "prompts"),  # prompts: the referring words
+    "metadata": ("data", "request", "model"),
     "diffusion": ("sample", "config", "model"),
     "acceleration": ("names", "sample", "config", "model", "diffusion"),
+    "finishing": ("sample", "tasks", "transforms", "request"),
+    "encoding": ("sample", "prompts", "transforms", "model", "diffusion"),
     "pipeline": (
-        *("sample", "config", "tasks", "prompts", "transforms", "request"),
-        *("model", "diffusion", "acceleration"),
+        *("sample", "config", "tasks", "prompts", "transforms", "request", "video"),
+        *("model", "diffusion", "acceleration", "finishing", "encoding"),
     ),
+    "jobs": (),
+    "options": ("plugins", "tasks", "conditions", "video", "metadata", "jobs"),
+    # weights of others, called as ours are
+    "public": ("tasks", "transforms", "model", "acceleration", "finishing", "pipeline"),
     "experiments": ("names", "config", "data", "diffusion"),
-    "cli": ("sample", "config", "tasks", "prompts", "transforms", "request", "diffusion", "acceleration", "pipeline"),
+    "cli": (
+        *("sample", "config", "tasks", "prompts", "transforms", "request", "conditions", "video", "metadata"),
+        *("jobs", "options", "diffusion", "acceleration", "pipeline", "public"),
+    ),
 }
 TOP = ("training", "evaluation", "demo")  # they may import all of the above, but not each other
 BUILDERS_MAY = ("unireal.sample", "unireal.tasks", "unireal.data.records")
 # (module, what it imports): the tools that work on the procedural world itself.
 WORLD_USERS = ("unireal.evaluation", "unireal.training.autoencoder", "unireal.acceleration.fit_teacache")
 # Command lines that lie beside what they are about, but need the whole pipeline.
-TOOLS = ("unireal.acceleration.fit_teacache", "unireal.model.video_prior")
+TOOLS = ("unireal.acceleration.fit_teacache", "unireal.data.precompute", "unireal.model.video_prior")
 
 SOURCES = sorted(path for folder in ("unireal", "data_builders") for path in (ROOT / folder).rglob("*.py"))
 SCRIPTS = sorted(

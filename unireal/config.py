@@ -40,8 +40,11 @@ _TINY = {
     "num_layers": 8,
     "num_attention_heads": 4,
     "attention_head_dim": 64,
-    "time_embed_dim": 64,
+    "time_embed_dim": 96,
     "prediction_type": "sample",
+    "pooled_text": True,
+    "place_heads": 2,
+    "condition_attention": "isolated",
     # 8x8 tokens: positions that differ more from neighbour to neighbour; no gain was shown (docs/training-log.md)
     "position_embedding": "both",
     "rope_theta": 100.0,

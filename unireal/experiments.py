@@ -5,6 +5,7 @@ on the command line as --section.field VALUE.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 from unireal.data.buckets import DataConfig
 from unireal.data.mixture import Source
@@ -16,13 +17,15 @@ from unireal.names import lookup
 class OptimizerConfig:
     """Muon for the matrices of the transformer's blocks, AdamW for everything else.
 
-    muon_lr: learning rate of Muon; 0 gives the matrices to AdamW as well. lr: of AdamW.
+    muon_lr: learning rate of Muon; 0 gives the matrices to AdamW as well. lr: of AdamW; text_lr: of AdamW for a text
+    encoder that is trained jointly, 0 for the same.
     warmup, decay: steps of linear rise at the start and fall to 0 at the end; constant between.
     ema: decay of the averaged weights that are saved; max_grad_norm: of clipping.
     """
 
     lr: float = 1e-3
     muon_lr: float = 0.0
+    text_lr: float = 0.0
     weight_decay: float = 0.0
     betas: tuple[float, float] = (0.9, 0.95)
     warmup: int = 100
@@ -32,10 +35,58 @@ class OptimizerConfig:
 
 
 @dataclass(frozen=True)
+class LoraConfig:
+    """An adapter that is trained in place of the weights (unireal.model.lora).
+
+    rank: 0 for none; alpha: its update is scaled by alpha / rank, 0 means rank; targets: ends of the layers' names.
+    """
+
+    rank: int = 0
+    alpha: float = 0.0
+    targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
+
+    def __post_init__(self) -> None:
+        if self.rank < 0 or self.alpha < 0 or not self.targets:
+            raise ValueError(f"lora has rank >= 0, alpha >= 0 and at least one of targets, got {self}")
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """Training of a model that samples in few steps, from one that needs many (unireal.training.distillation).
+
+    steps: of the student, 0 trains by flow matching instead; substeps: of the teacher in each of them.
+    guidance, image_guidance: of the teacher; the student learns their result and needs none.
+    """
+
+    steps: int = 0
+    substeps: int = 8
+    guidance: float = 1.0
+    image_guidance: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.steps < 0 or self.substeps < 1:
+            raise ValueError(f"distillation has steps >= 0 and substeps >= 1, got {self}")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What changes in a run at step `start` (UniReal, section 3.3): from then on it trains on `data`, with times as in
+    `time`, or as before for None. The learning rate warms up anew."""
+
+    start: int
+    data: DataConfig
+    time: TimeSampling | None = None
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """One training run.
 
-    model:      a name in unireal.config.MODELS, or a folder saved by an earlier run to start from.
+    model:      a name in unireal.config.MODELS; or a model to start from: a shipped one, or a pipeline's folder.
+    data, time: of the run, or of its first stage if it has more; stages: the later ones, in order.
+    trainable:  what is trained: names in unireal.training.tuning.PARTS, or regular expressions that parameter names
+                contain; all if there are none. lora: an adapter, beside the trainable parts or alone.
+    distillation: into a model of few steps, in place of flow matching.
     steps:      optimizer steps in all; accumulation: batches per step.
     precision:  "no" or "bf16", of accelerate's autocast; compile: torch.compile of every block.
     changed_weight: weight of the changed region in the loss, 1 elsewhere.
@@ -46,6 +97,10 @@ class TrainConfig:
     data: DataConfig = field(default_factory=DataConfig)
     time: TimeSampling = field(default_factory=TimeSampling)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    stages: tuple[Stage, ...] = ()
+    trainable: tuple[str, ...] = ()
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    distillation: Distillation = field(default_factory=Distillation)
     steps: int = 1000
     accumulation: int = 1
     precision: str = "no"
@@ -65,16 +120,31 @@ class TrainConfig:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.precision not in ("no", "bf16"):
             raise ValueError(f'precision must be "no" or "bf16", got {self.precision!r}')
+        starts = [0, *(stage.start for stage in self.stages)]
+        if any(earlier >= later for earlier, later in pairwise(starts)):
+            raise ValueError(f"stages start one after the other, from step 1 on, got {starts[1:]}")
+
+    @property
+    def course(self) -> tuple[Stage, ...]:
+        """All stages, the first one too, with their own times."""
+        course = [Stage(0, self.data, self.time)]
+        for stage in self.stages:
+            course.append(stage if stage.time else replace(stage, time=course[-1].time))
+        return tuple(course)
+
+    def stage_at(self, step: int) -> int:
+        """The number of the stage in which a step is taken, counted from 0."""
+        return max(number for number, stage in enumerate(self.course) if stage.start <= step)
 
 
 _WORLD = "data_builders.world.stream:WorldStream"
 
 _TINY = TrainConfig(
     model="tiny",
-    data=DataConfig(sources=(Source(_WORLD, options={"photo_share": 0.08}),), batch_size=32),
+    data=DataConfig(sources=(Source(_WORLD, options={"photo_share": 0.08}),), batch_size=16),
     time=TimeSampling(std=1.2, shift=6.0),  # docs/training-log.md
-    optimizer=OptimizerConfig(lr=2e-3, muon_lr=0.02, warmup=40, decay=400, ema=0.995),
-    steps=4000,
+    optimizer=OptimizerConfig(lr=2e-3, muon_lr=0.02, text_lr=3e-4, warmup=40, decay=2000, ema=0.998),
+    steps=8000,
     precision="bf16",
     compile=True,
     checkpoint_every=100,
@@ -93,7 +163,15 @@ EXPERIMENTS: dict[str, TrainConfig] = {
     ),
     # the shipped checkpoint; see its model card for what it took
     "tiny": _TINY,
-    # the same on the latents of an autoencoder
+    # a student of the shipped checkpoint that samples in 4 steps (docs/acceleration.md)
+    "tiny-4step": replace(
+        _TINY,
+        model="unireal-tiny",
+        distillation=Distillation(steps=4),
+        optimizer=OptimizerConfig(lr=2e-4, muon_lr=2e-3, warmup=40, decay=400, ema=0.995),
+        steps=2000,
+    ),
+    # tiny on the latents of an autoencoder
     "tiny-latent": replace(_TINY, model="tiny-latent"),
 }
 

@@ -7,7 +7,7 @@ image = pipe("Make the red circle green.", task="edit", canvas=Image.open("room.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,34 +16,36 @@ import numpy as np
 import torch
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from diffusers.utils import BaseOutput
-from PIL import Image
 from transformers import PreTrainedTokenizerBase, T5EncoderModel
 
 from unireal.acceleration import Acceleration, accelerations
+from unireal.acceleration.spotedit import spot_edit
 from unireal.diffusion.guidance import Guidance
-from unireal.diffusion.sampling import Conditions, denoise
+from unireal.diffusion.sampling import denoise
+from unireal.encoding import encode_samples
+from unireal.finishing import converted, finished, pasted
 from unireal.model.build import Components
-from unireal.model.folder import SHIPPED, check_model_folder
+from unireal.model.folder import HUB_ID, SHIPPED, check_model_folder
 from unireal.model.transformer import UniRealTransformer
 from unireal.model.vae import VAE
-from unireal.prompts import join
 from unireal.request import Paste, Request
 from unireal.sample import Sample
-from unireal.tasks import TASKS
-from unireal.transforms import collate, load_image, mask_image, paste_back, threshold, to_image
-
-FEATHER = 1  # pixels inside a mask over which the canvas fades out
+from unireal.tasks import get_task
+from unireal.transforms import mask_image, to_image
+from unireal.video.windows import open_clip, video_frames
 
 
 @dataclass
 class UniRealPipelineOutput(BaseOutput):
     """images: the first result of every prompt and variant. results: all results of each, RES1 first.
+    edited: with spotedit, where each first result was computed, white; elsewhere it is the canvas. Else None.
 
     PIL images, uint8 arrays (H, W, 3) or float tensors (3, H, W) in 0..1, by output_type.
     """
 
     images: list[Any]
     results: list[list[Any]]
+    edited: list[Any] | None = None
 
 
 class UniRealPipeline(DiffusionPipeline):
@@ -100,7 +102,7 @@ class UniRealPipeline(DiffusionPipeline):
         path = SHIPPED.get(str(name), Path(name))
         if path.exists():
             check_model_folder(path)
-        elif str(name) in SHIPPED or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)):
+        elif str(name) in SHIPPED or not re.fullmatch(HUB_ID, str(name)):
             raise ValueError(f"model {str(name)!r} is neither a folder, a hub id, nor one of: {', '.join(SHIPPED)}")
         source = path if path.exists() else name
         return super().from_pretrained(str(source), use_safetensors=True, **options)
@@ -127,6 +129,8 @@ class UniRealPipeline(DiffusionPipeline):
         callback_on_step_end: Any = None,
         accelerate: str | Acceleration | Sequence[str | Acceleration] = (),
         return_dict: bool = True,
+        video: str | Path | Iterable[Any] | None = None,
+        num_frames: int | None = None,
     ) -> UniRealPipelineOutput | tuple[list[Any]]:
         """
         prompt:  one, or a batch that shares all other arguments.
@@ -139,33 +143,61 @@ class UniRealPipeline(DiffusionPipeline):
         callback_on_step_end(pipe, step, t, {"latents": [...]}) may return a dict with other latents.
         generator: for reproducible noise; a list has one for each prompt and variant.
         accelerate: plug-ins or their names, e.g. ["spotedit", "condition_cache"]; see unireal.acceleration.
+        video:   path or frames, for a task that edits a video; num_frames: of the video that comes out (see stream).
 
         Raises ValueError for whatever does not fit the task or the model.
         """
         plugins = accelerations(accelerate)
-        request = Request(
-            task=task,
-            canvas=[load_image(i, "canvas") for i in _as_list(canvas)],
-            asset=[load_image(i, "asset") for i in _as_list(asset)],
-            control=[(kind, load_image(i, f"{kind} control")) for kind, i in _as_pairs(control)],
-            mask=None if mask is None else load_image(mask, "mask"),
-            expand=expand,
-            size=size,
-            context=context,
-            num_results=num_results,
-        )
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        scales = self.guidance(guidance_scale, image_guidance_scale, guidance_interval)
+        how = num_inference_steps, scales, generator, callback_on_step_end, plugins
+        given = {"canvas": canvas, "asset": asset, "control": control, "mask": mask, "expand": expand, "size": size}
+        given |= {"task": task, "context": context, "num_results": num_results, "num_frames": num_frames}
+        requests = [replace(Request.load(**given), prompt=p) for p in ([prompt] if isinstance(prompt, str) else prompt)]
+        if video is not None or get_task(task).video:
+            results = [list(self._windows(request, video, output_type, *how)) for request in requests]
+            first = [frames[0] for frames in results]
+            return UniRealPipelineOutput(images=first, results=results) if return_dict else (first,)
         samples, pastes = [], []
-        for text in prompts:
-            sample, paste = replace(request, prompt=text).assemble(self.config.native_size)
+        for request in requests:
+            sample, paste = request.assemble(self.config.native_size)
             samples += [sample] * request.variants
             pastes += [paste] * request.variants
-        scales = self.guidance(guidance_scale, image_guidance_scale, guidance_interval)
-        frames = self._run(samples, num_inference_steps, scales, generator, callback_on_step_end, plugins)
-        pasted = (_pasted(images, paste) for images, paste in zip(frames, pastes, strict=True))
-        results = [[_convert(image, output_type) for image in images] for images in pasted]
+        whole = (pasted(images, paste) for images, paste in zip(self._run(samples, *how), pastes, strict=True))
+        results = [[converted(image, output_type) for image in images] for images in whole]
+        regions = self._edited(plugins, samples)
+        edited = None if regions is None else [converted(mask_image(region), output_type) for region in regions]
         first = [frames[0] for frames in results]
-        return UniRealPipelineOutput(images=first, results=results) if return_dict else (first,)
+        return UniRealPipelineOutput(images=first, results=results, edited=edited) if return_dict else (first,)
+
+    def stream(
+        self,
+        prompt: str = "",
+        task: str = "video_edit",
+        video: str | Path | Iterable[Any] | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        image_guidance_scale: float | None = None,
+        generator: torch.Generator | None = None,
+        output_type: str = "pil",
+        accelerate: str | Acceleration | Sequence[str | Acceleration] = (),
+        **pictures: Any,
+    ) -> Iterator[Any]:
+        """The frames of a video as they are made: memory holds a window of it, whatever its length.
+
+        Arguments as in the call. Raises ValueError for what does not fit the task when the first frame is asked for.
+        """
+        request = Request.load(task=task, prompt=prompt, **pictures)
+        scales, plugins = self.guidance(guidance_scale, image_guidance_scale), accelerations(accelerate)
+        return self._windows(request, video, output_type, num_inference_steps, scales, generator, None, plugins)
+
+    def _windows(
+        self, request: Request, video: str | Path | Iterable[Any] | None, output_type: str, *how: Any
+    ) -> Iterator[Any]:
+        """Frames of one video; how: arguments of _run."""
+        frames = video_frames(
+            request, open_clip(video), self.config.native_size, lambda sample: self._run([sample], *how)[0]
+        )
+        return (converted(frame, output_type) for frame in frames)
 
     @torch.no_grad()
     def generate(
@@ -195,6 +227,7 @@ class UniRealPipeline(DiffusionPipeline):
         text = self.config.default_guidance if text is None else text
         return Guidance(text, self.config.default_image_guidance if image is None else image, tuple(interval))
 
+    @torch.no_grad()
     def _run(
         self,
         samples: Sequence[Sample],
@@ -209,7 +242,8 @@ class UniRealPipeline(DiffusionPipeline):
             raise ValueError(f"the number of steps must be at least 1, got {num_steps}")
         parts, device = self.as_components(), self._execution_device
         codec = parts.codec
-        given = encode_samples(parts, samples, device)
+        without_text = any(not b.text for b in guidance.branches(num_steps, bool(samples[0].inputs)))
+        given = encode_samples(parts, samples, device, without_text)
         sizes = samples[0].layout.results
         noise = [self._noise(codec.latent_size(size), len(samples), generator) for size in sizes]
         with self.progress_bar(total=num_steps) as bar:
@@ -226,7 +260,20 @@ class UniRealPipeline(DiffusionPipeline):
         frames = [codec.decode(x, size) for x, size in zip(latents, sizes, strict=True)]
         self.maybe_free_model_hooks()
         results = [[to_image(frame[i]) for frame in frames] for i in range(len(samples))]
-        return [_finished(images, sample) for images, sample in zip(results, samples, strict=True)]
+        results = [finished(images, sample) for images, sample in zip(results, samples, strict=True)]
+        spot = spot_edit(accelerate)
+        if spot is None or not spot.paste or spot.frame is None:
+            return results
+        pastes = [
+            Paste(sample.inputs[spot.frame].image, region)
+            for sample, region in zip(samples, self._edited(accelerate, samples), strict=True)
+        ]
+        return [pasted(images, paste) for images, paste in zip(results, pastes, strict=True)]
+
+    def _edited(self, plugins: Sequence[Acceleration], samples: Sequence[Sample]) -> list[np.ndarray] | None:
+        """After a call: where SpotEdit computed each first result, bool (H, W); None without SpotEdit."""
+        spot, token = spot_edit(plugins), self.as_components().codec.multiple
+        return None if spot is None else spot.regions(len(samples), samples[0].results[0].size, token)
 
     def _noise(
         self, size: tuple[int, int], count: int, generator: torch.Generator | list[torch.Generator] | None
@@ -241,49 +288,3 @@ class UniRealPipeline(DiffusionPipeline):
             device = "cpu" if generator is None else generator.device
             noise = torch.randn((count, *shape), generator=generator, device=device)
         return noise.to(self._execution_device)
-
-
-def encode_samples(parts: Components, samples: Sequence[Sample], device: torch.device) -> Conditions:
-    """What samples of one layout are conditioned on, on the transformer's device."""
-    batch, dtype, no_text = collate(samples), parts.transformer.dtype, [""] * len(samples)
-    return Conditions(
-        text=parts.text([join(s.context, s.instruction) for s in samples]).to(device, dtype),
-        no_text=parts.text(no_text).to(device, dtype),
-        frames=[parts.codec.encode(frame.to(device)).to(dtype) for frame in batch.inputs],
-        roles=batch.roles.to(device),
-    )
-
-
-def _finished(images: list[np.ndarray], sample: Sample) -> list[np.ndarray]:
-    """The first result as its task shows it: masks black and white, depth grey."""
-    kind = TASKS[sample.task].result_kind
-    if kind == "mask":
-        return [mask_image(threshold(images[0])), *images[1:]]
-    if kind == "depth":
-        grey = images[0].mean(axis=2, keepdims=True).round().astype(np.uint8)
-        return [np.repeat(grey, 3, axis=2), *images[1:]]
-    return images
-
-
-def _pasted(images: list[np.ndarray], paste: Paste | None) -> list[np.ndarray]:
-    return images if paste is None else [paste_back(images[0], paste.canvas, paste.mask, FEATHER), *images[1:]]
-
-
-def _convert(image: np.ndarray, output_type: str) -> Any:
-    if output_type == "pil":
-        return Image.fromarray(image)
-    if output_type == "np":
-        return image
-    if output_type == "pt":
-        return torch.from_numpy(image).permute(2, 0, 1).float() / 255
-    raise ValueError(f'output_type must be "pil", "np" or "pt", got {output_type!r}')
-
-
-def _as_list(value: Any) -> list[Any]:
-    if value is None:
-        return []
-    return list(value) if isinstance(value, list | tuple) else [value]
-
-
-def _as_pairs(control: Sequence[tuple[str, Any]] | dict[str, Any] | None) -> list[tuple[str, Any]]:
-    return list(control.items()) if isinstance(control, dict) else list(control or [])

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import numpy as np
 
 from unireal.prompts import check_referring, instruction_for, join
 from unireal.sample import Frame, Role, Sample
 from unireal.tasks import CONTROL_KINDS, TaskSpec, get_task
-from unireal.transforms import as_frame, erase, expand, mask_image, resized, threshold
+from unireal.transforms import as_frame, erase, expand, load_image, mask_image, resized, threshold
 
 MAX_SIDE = 2048  # pixels
 MAX_RESULTS = 64  # of one call
@@ -32,6 +33,7 @@ class Request:
     canvas, asset: pictures of these roles. control: (kind, picture) pairs; mask: white where to change.
     expand:   pixels to add at left, top, right, bottom. size: (H, W) of the results.
     context:  context prompt; None for the task's own. num_results: how many; None for the task's default.
+    video:    the frames of one window of a video. num_frames: of the whole video that comes out, None for the usual.
     """
 
     task: str
@@ -44,6 +46,23 @@ class Request:
     size: tuple[int, int] | None = None
     context: str | None = None
     num_results: int | None = None
+    video: Sequence[np.ndarray] = ()
+    num_frames: int | None = None
+
+    @classmethod
+    def load(cls, canvas: Any = None, asset: Any = None, control: Any = None, mask: Any = None, **others: Any) -> Self:
+        """A request whose pictures are paths, PIL images or arrays, one or a list of them; control: pairs or a dict.
+
+        Raises ValueError for what cannot be read as a picture.
+        """
+        controls = list(control.items()) if isinstance(control, dict) else list(control or [])
+        return cls(
+            canvas=[load_image(picture, "canvas") for picture in _as_list(canvas)],
+            asset=[load_image(picture, "asset") for picture in _as_list(asset)],
+            control=[(kind, load_image(picture, f"{kind} control")) for kind, picture in controls],
+            mask=None if mask is None else load_image(mask, "mask"),
+            **others,
+        )
 
     def assemble(self, native_size: tuple[int, int]) -> tuple[Sample, Paste | None]:
         """The sample, its results black frames of the size wanted, and what to paste back.
@@ -51,6 +70,7 @@ class Request:
         native_size: (H, W) for tasks whose size is free. Raises ValueError for whatever does not fit the task.
         """
         spec = get_task(self.task)
+        self._check_numbers(spec)
         self._check_counts(spec)
         frames, mask = self._frames(spec)
         size = self._size(spec, frames, native_size)
@@ -61,7 +81,7 @@ class Request:
         if spec.prepare == "erase":
             frames[0] = replace(frames[0], image=erase(frames[0].image, mask))
         low, high = spec.num_results
-        joint = min(self.num_results or low, high)
+        joint = len(self.video) or min(self.num_results or low, high)
         kind = self.control[0][0] if self.control else None
         instruction = instruction_for(spec, self.prompt, kind)
         check_referring(instruction, len(frames), joint)
@@ -84,15 +104,19 @@ class Request:
             "asset": len(self.asset),
             "control": len(self.control),
             "mask": int(self.mask is not None),
+            "video": len(self.video),
         }
-        for option, count in given.items():
-            slot = spec.slot(option)
-            if slot is None and count:
-                takes = ", ".join(str(s) for s in spec.slots) or "no pictures"
-                raise ValueError(f"task {spec.name!r} takes no --{option}; it takes {takes}")
-            if slot is not None and not slot.minimum <= count <= slot.maximum:
+        unwanted = next((option for option, count in given.items() if count and spec.slot(option) is None), None)
+        if unwanted is not None:
+            takes = ", ".join(str(s) for s in spec.slots) or "no pictures"
+            raise ValueError(f"task {spec.name!r} takes no --{unwanted}; it takes {takes}")
+        for slot in spec.slots:
+            count = given.get(slot.option, 0)
+            if slot.clip and not count:
+                raise ValueError(f"task {spec.name!r} needs a video; give it as --{slot.option}")
+            if not slot.minimum <= count <= slot.maximum:
                 wanted = f"{slot.minimum}" if slot.minimum == slot.maximum else f"{slot.minimum} to {slot.maximum}"
-                raise ValueError(f"task {spec.name!r} needs {wanted} --{option}, got {count}")
+                raise ValueError(f"task {spec.name!r} needs {wanted} --{slot.option}, got {count}")
         for kind, _ in self.control:
             if kind not in CONTROL_KINDS:
                 raise ValueError(f"unknown control kind {kind!r}; choose from: {', '.join(CONTROL_KINDS)}")
@@ -101,13 +125,19 @@ class Request:
             raise ValueError(f"task {spec.name!r} {need} --expand L,T,R,B")
         if max(self.expand or (0,)) > MAX_SIDE:
             raise ValueError(f"--expand adds at most {MAX_SIDE} pixels on a side, got {self.expand}")
-        limit = spec.num_results[1] if spec.num_results[1] > 1 else MAX_RESULTS
-        if self.num_results is not None and not 1 <= self.num_results <= limit:
-            raise ValueError(f"task {spec.name!r} gives 1 to {limit} results at once, got {self.num_results}")
+
+    def _check_numbers(self, spec: TaskSpec) -> None:
+        least, most = spec.num_results if spec.num_results[1] > 1 else (1, MAX_RESULTS)
+        if self.num_results is not None and not least <= self.num_results <= most:
+            raise ValueError(f"task {spec.name!r} gives {least} to {most} results at once, got {self.num_results}")
+        if self.num_frames is not None and not spec.video:
+            raise ValueError(f"task {spec.name!r} makes pictures, no video; leave --num-frames out")
+        if self.num_frames is not None and self.num_frames < 2:
+            raise ValueError(f"a video has at least 2 frames, got --num-frames {self.num_frames}; ask for more")
 
     def _frames(self, spec: TaskSpec) -> tuple[list[Frame], np.ndarray | None]:
         """Input frames in the order of the task's slots, and the mask bool (H, W) of what is to change."""
-        canvas, mask = list(self.canvas), None
+        canvas, mask = [*self.canvas, *self.video], None
         if self.mask is not None:
             mask = threshold(self.mask)
             if canvas and mask.shape != canvas[0].shape[:2]:
@@ -138,9 +168,19 @@ class Request:
         size = self.size
         if size is None and spec.size_rule == "canvas":
             size = next((f.size for f in frames if f.role is not Role.ASSET), None)
-        size = size or native_size
-        if min(size) < 1 or max(size) > MAX_SIDE:
-            raise ValueError(
-                f"results of {size[1]}x{size[0]} pixels were asked for; sides must be 1 to {MAX_SIDE}, set --size WxH"
-            )
-        return size
+        return check_size(size or native_size)
+
+
+def _as_list(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def check_size(size: tuple[int, int]) -> tuple[int, int]:
+    """The size (H, W) of results. Raises ValueError if a side is below 1 or above MAX_SIDE."""
+    if min(size) < 1 or max(size) > MAX_SIDE:
+        raise ValueError(
+            f"results of {size[1]}x{size[0]} pixels were asked for; sides must be 1 to {MAX_SIDE}, set --size WxH"
+        )
+    return size

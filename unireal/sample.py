@@ -102,6 +102,9 @@ class Batch:
     changed: float32 (B, 1, H, W), 1 where the first result differs from its canvas, else 0; 1 everywhere if unknown.
     prompts: B strings, context prompt and instruction joined by unireal.prompts.join.
     tasks:   B task names, for the log.
+    numbers: of the samples in the sequence of a training run; what is drawn at random for a sample follows from it.
+    text:    None, or where the frames are latents already (unireal.data.encoded), the features, mask and referring of
+             the prompts as in unireal.model.text_encoder.TextFeatures.
     """
 
     inputs: list[torch.Tensor]
@@ -110,3 +113,5 @@ class Batch:
     changed: torch.Tensor
     prompts: list[str]
     tasks: list[str]
+    numbers: list[int] = field(default_factory=list)
+    text: dict[str, torch.Tensor] | None = None

@@ -11,6 +11,7 @@ from typing import Literal
 
 from unireal.names import lookup
 from unireal.sample import Role
+from unireal.taxonomy import EDIT_TYPES, accepted_conditions, check_edit_types
 
 CONTROL_KINDS = ("depth", "edge", "pose", "segmentation", "sketch", "layout", "mask", "drag")
 
@@ -19,8 +20,10 @@ CONTROL_KINDS = ("depth", "edge", "pose", "segmentation", "sketch", "layout", "m
 class Slot:
     """Input frames of one role that a task takes.
 
-    option: the argument of infer.py and of the pipeline that fills it ("canvas", "asset", "control", "mask").
+    option: the argument of infer.py and of the pipeline that fills it ("canvas", "asset", "control", "mask", "video").
     minimum, maximum: how many frames; kinds: what they may show.
+    clip: the frames are consecutive ones of one video file, of which the model sees that many at a time.
+    scaffold: training leaves the frames out more and more often (Ditto's modality curriculum).
     """
 
     option: str
@@ -28,6 +31,8 @@ class Slot:
     minimum: int = 1
     maximum: int = 1
     kinds: tuple[str, ...] = ("image",)
+    clip: bool = False
+    scaffold: bool = False
 
     @property
     def optional(self) -> bool:
@@ -35,7 +40,7 @@ class Slot:
 
     def __str__(self) -> str:
         count = f"{self.minimum}" if self.minimum == self.maximum else f"{self.minimum}..{self.maximum}"
-        return f"--{self.option}" + ("" if count == "1" else f" ({count})")
+        return f"--{self.option}" + ("" if count == "1" or self.clip else f" ({count})")
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,12 @@ class TaskSpec:
                  canvas by --expand and makes the mask; None leaves them.
     result_kind: what the first result shows; "mask" results are thresholded, "depth" results made grey.
     paste_back:  pixels of the canvas outside the mask are copied back into the result, bit for bit.
-    edit_types:  the survey's edit types that the task covers (arXiv 2402.17525).
+    video:       the results are consecutive frames of a video; a video of more frames is made window by window, each
+                 of num_results frames (unireal.video.windows).
+    edit_types:  the survey's edit types that the task covers, names in unireal.taxonomy.EDIT_TYPES.
+    class_prompt: the prompt that a class label makes (infer.py --class-label).
+
+    Raises ValueError for an unknown edit type.
     """
 
     name: str
@@ -69,7 +79,17 @@ class TaskSpec:
     prepare: Literal["erase", "expand"] | None = None
     result_kind: Literal["image", "mask", "depth"] = "image"
     paste_back: bool = False
+    video: bool = False
     edit_types: tuple[str, ...] = ()
+    class_prompt: str = "an object of the class {label}"
+
+    def __post_init__(self) -> None:
+        check_edit_types(self.edit_types)
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """The survey's input conditions that the task can be given, names in unireal.taxonomy.INPUT_CONDITIONS."""
+        return accepted_conditions((slot.role, slot.kinds) for slot in self.slots)
 
     def slot(self, option: str) -> Slot | None:
         return next((s for s in self.slots if s.option == option), None)
@@ -79,6 +99,7 @@ CANVAS = Slot("canvas", Role.CANVAS)
 ASSET = Slot("asset", Role.ASSET)
 MASK = Slot("mask", Role.CONTROL, kinds=("mask",))
 CONTROL = Slot("control", Role.CONTROL, kinds=CONTROL_KINDS)
+VIDEO = Slot("video", Role.CANVAS, minimum=4, maximum=8, clip=True)
 
 _SPECS = (
     TaskSpec(
@@ -94,7 +115,8 @@ _SPECS = (
         summary="edit an image by an instruction",
         slots=(CANVAS,),
         example="Make the red circle green.",
-        edit_types=("object addition", "object removal", "object replacement", "color change", "object movement"),
+        edit_types=tuple(EDIT_TYPES),
+        class_prompt="Replace the main object of IMG1 by one of the class {label}.",
     ),
     TaskSpec(
         name="inpaint",
@@ -123,6 +145,7 @@ _SPECS = (
         example="Add the object from IMG2 to IMG1 at the left.",
         context="realistic style, static scenario, with reference object",
         edit_types=("object addition",),
+        class_prompt="Add the object from IMG2, of the class {label}, to IMG1.",
     ),
     TaskSpec(
         name="customize",
@@ -139,6 +162,7 @@ _SPECS = (
         template="The result follows the {kind} of IMG1; {prompt}",
         example="a large red circle at the left in a sand room",
         context="realistic style, novel scenario",
+        edit_types=("object movement",),  # by a drag
     ),
     TaskSpec(
         name="depth",
@@ -157,6 +181,7 @@ _SPECS = (
         example="the red circle",
         context="realistic style, perception task",
         result_kind="mask",
+        class_prompt="the {label}",
     ),
     TaskSpec(
         name="restore",
@@ -164,6 +189,7 @@ _SPECS = (
         slots=(CANVAS,),
         example="Colorize IMG1.",
         default_prompt="Restore IMG1.",
+        class_prompt="Restore IMG1; an object of the class {label}.",
     ),
     TaskSpec(
         name="tryon",
@@ -172,7 +198,27 @@ _SPECS = (
         template="Dress {prompt} of IMG1 in the pattern of IMG2.",
         example="the red circle",
         context="realistic style, static scenario, with reference object",
-        edit_types=("texture change",),
+        edit_types=("color change", "texture change"),
+        class_prompt="the {label}",
+    ),
+    TaskSpec(
+        name="video_edit",
+        summary="edit a video by an instruction; an asset shows its first frame edited",
+        slots=(VIDEO, replace(ASSET, minimum=0, scaffold=True)),
+        example="Make the red circle green.",
+        context="realistic style, dynamic scenario",
+        num_results=(4, 8),
+        video=True,
+        edit_types=("object addition", "object removal", "object replacement", "color change", "texture change"),
+    ),
+    TaskSpec(
+        name="t2v",
+        summary="text to video; a canvas is its first frame",
+        slots=(replace(CANVAS, minimum=0),),
+        example="A large red circle at the left in a sand room; the red circle moves up.",
+        context="realistic style, dynamic scenario",
+        num_results=(4, 8),
+        video=True,
     ),
     TaskSpec(
         name="compose",
@@ -184,10 +230,18 @@ _SPECS = (
         ),
         example="Make the red circle green; Predict the mask of the edited region in RES2.",
         num_results=(1, 8),
+        edit_types=tuple(EDIT_TYPES),
     ),
 )
 
 TASKS: dict[str, TaskSpec] = {spec.name: spec for spec in _SPECS}
+
+
+def register(spec: TaskSpec) -> TaskSpec:
+    """Adds a task from outside (unireal.plugins). Raises ValueError if another one has its name already."""
+    if TASKS.setdefault(spec.name, spec) != spec:
+        raise ValueError(f"there is a task {spec.name!r} already; choose another name")
+    return spec
 
 
 def get_task(name: str) -> TaskSpec:

@@ -1,4 +1,4 @@
-"""Checks training data: python -m unireal.data validate DIR"""
+"""Looks after training data: python -m unireal.data validate DIR; python -m unireal.data precompute SOURCE ..."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import NoReturn
 
+from unireal.data.precompute import add_arguments, precompute
 from unireal.data.records import ParquetSamples, check_sample
+from unireal.plugins import add_plugin_argument
 
 _SHOWN = 10  # bad records that are told one by one
 
@@ -26,11 +28,17 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     command = commands.add_parser("validate", help="check every record of a folder of Parquet files")
     command.add_argument("folder", metavar="DIR", type=Path)
+    command.set_defaults(run=lambda options: validate(options.folder))
+    command = commands.add_parser("precompute", help="encode pictures and texts once, for training without encoders")
+    add_arguments(command)
+    command.set_defaults(run=lambda options: precompute(options) or 0)
+    for command in commands.choices.values():
+        add_plugin_argument(command)
     options = parser.parse_args(arguments)
     try:
-        return validate(options.folder)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
+        return options.run(options)
+    except (ValueError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
 
 

@@ -1,107 +1,172 @@
 """Batches of one layout: samples wait in the bucket of their frame sizes and text length until one is full, so that
 only text is padded, and that little.
 
-Dropout of text and of input frames for guidance happens here, the latter for whole batches, since it changes
-the layout.
+An optimizer step takes A batches: one for each process and each turn of an accumulation. The common sequence of
+samples is dealt to A *lanes*, and every lane makes one batch for every step. So a step sees the same samples whether
+its batches are shared out to processes or accumulated in one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 
-from unireal.data.mixture import Mixture, Source
+from unireal.data.encoded import EncodedSample, collate_encoded
+from unireal.data.mixture import Mixture
+from unireal.data.preparation import DataConfig, prepared
 from unireal.sample import Batch, Layout, Sample
 from unireal.transforms import collate
 
 _TEXT_STEP = 80  # characters; about 16 tokens
 
 
-@dataclass(frozen=True)
-class DataConfig:
-    """What is trained on.
+class Lane:
+    """Lane `number` of `count`: an endless iterator over batches that can be resumed after any of them.
 
-    sources:      the data sets and their weights.
-    batch_size:   samples of a batch and process.
-    seed:         of the order of samples.
-    text_dropout: share of samples without instruction and context; input_dropout: of batches without input frames;
-    context_dropout: share of samples without context prompt alone.
+    Samples that wait in a bucket are not saved but read again: `state` holds the place of each, and of those that are
+    still `owed` from before the lanes were dealt anew.
     """
 
-    sources: tuple[Source, ...] = (Source("data_builders.world.stream:WorldStream"),)
-    batch_size: int = 64
-    seed: int = 0
-    text_dropout: float = 0.05
-    input_dropout: float = 0.02
-    context_dropout: float = 0.1
+    def __init__(self, config: DataConfig, number: int, count: int, state: dict[str, Any] | None = None):
+        self.config, self.count = config, count
+        self.mixture = Mixture(config.sources, config.seed, number, count, config.bad_share)
+        self.buckets: dict[tuple[Layout, int], list[tuple[dict[str, Any], Sample]]] = {}
+        self.owed: list[dict[str, Any]] = []
+        if state is not None:
+            for place in state["waiting"]:
+                self._put(place, self.mixture.at(place))
+            self.mixture.load_state(state["mixture"])
+            self.owed = list(state.get("owed", ()))
 
-    def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise ValueError(f"data.batch_size must be at least 1, got {self.batch_size}")
-        for name in ("text_dropout", "input_dropout", "context_dropout"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"data.{name} is a share in 0..1, got {getattr(self, name)}")
+    def __iter__(self) -> Lane:
+        return self
+
+    def __next__(self) -> Batch:
+        while True:
+            if self.owed:
+                place = self.owed.pop(0)
+                sample = self.mixture.at(place)
+            else:
+                place, sample = self.mixture.next_placed()
+            key = self._put(place, sample)
+            if key is not None and len(self.buckets[key]) == self.config.batch_size:
+                return self._batch(self.buckets.pop(key))
+
+    def state(self) -> dict[str, Any]:
+        waiting = [place for bucket in self.buckets.values() for place, _ in bucket]
+        waiting.sort(key=lambda place: place["draw"])  # streams are read in order
+        return {"mixture": self.mixture.state(), "waiting": waiting, "owed": list(self.owed)}
+
+    def _put(self, place: dict[str, Any], sample: Sample | None) -> tuple[Layout, int] | None:
+        """Puts a sample into its bucket and returns the bucket's key; None for a record that was bad."""
+        if sample is None:
+            return None
+        number = place["draw"]
+        sample = prepared(sample, number, number / (self.config.batch_size * self.count), self.config)
+        key = sample.layout, len(sample.instruction) // _TEXT_STEP
+        self.buckets.setdefault(key, []).append((place, sample))
+        return key
+
+    def _batch(self, bucket: list[tuple[dict[str, Any], Sample]]) -> Batch:
+        samples = [sample for _, sample in bucket]
+        encoded = {isinstance(sample, EncodedSample) for sample in samples}
+        if len(encoded) > 1:
+            raise ValueError("data.sources mixes precomputed latents with pictures; precompute all of them or none")
+        batch = collate_encoded(samples) if encoded.pop() else collate(samples)
+        batch.numbers = [place["draw"] for place, _ in bucket]
+        return batch
 
 
 class BucketedBatches(torch.utils.data.IterableDataset):
-    """Endless (batch, state) pairs; `state` resumes after that batch. Made for a DataLoader with batch_size=None.
+    """Endless (batch, state) pairs of one process; `state` resumes after that batch. Made for a DataLoader with
+    batch_size=None.
 
-    Samples that wait in a bucket are not saved but drawn again: the state holds where the mixture stood before each.
+    turns: batches of an optimizer step in this process; its lanes are rank, rank + world_size, ..., one for each turn.
+    state: one lane's state for each turn.
     """
 
-    def __init__(self, config: DataConfig, rank: int = 0, world_size: int = 1, state: dict[str, Any] | None = None):
-        self.config, self.rank, self.world_size, self.initial = config, rank, world_size, state
+    def __init__(
+        self,
+        config: DataConfig,
+        rank: int = 0,
+        world_size: int = 1,
+        state: Sequence[dict[str, Any]] | None = None,
+        turns: int = 1,
+    ):
+        self.config, self.initial = config, state
+        self.lanes, self.count = [rank + turn * world_size for turn in range(turns)], turns * world_size
 
-    def __iter__(self) -> Iterator[tuple[Batch, dict[str, Any]]]:
-        mixture = Mixture(self.config.sources, self.config.seed, self.rank, self.world_size)
-        buckets: dict[tuple[Layout, int], list[tuple[dict, Sample]]] = {}
-        number = 0
-        if self.initial is not None:
-            number = self.initial["number"]
-            for before in self.initial["waiting"]:
-                mixture.load_state(before)
-                sample = next(mixture)
-                buckets.setdefault(_key(sample), []).append((before, sample))
-            mixture.load_state(self.initial["mixture"])
+    def __iter__(self) -> Iterator[tuple[Batch, list[dict[str, Any]]]]:
+        states = self.initial or [None] * len(self.lanes)
+        lanes = [Lane(self.config, n, self.count, s) for n, s in zip(self.lanes, states, strict=True)]
         while True:
-            before = mixture.state()
-            sample = next(mixture)
-            bucket = buckets.setdefault(_key(sample), [])
-            bucket.append((before, sample))
-            if len(bucket) < self.config.batch_size:
-                continue
-            del buckets[_key(sample)]
-            batch = self._batch([s for _, s in bucket], number)
-            number += 1
-            waiting = [b for full in buckets.values() for b, _ in full]
-            yield batch, {"number": number, "mixture": mixture.state(), "waiting": waiting}
-
-    def _batch(self, samples: list[Sample], number: int) -> Batch:
-        rng = np.random.default_rng((self.config.seed, self.rank, number))
-        without_inputs = rng.random() < self.config.input_dropout
-        dropped = []
-        for sample in samples:
-            if rng.random() < self.config.text_dropout:
-                sample = replace(sample, instruction="", context="")
-            elif rng.random() < self.config.context_dropout:
-                sample = replace(sample, context="")
-            dropped.append(replace(sample, inputs=()) if without_inputs else sample)
-        return collate(dropped)
+            for lane in lanes:
+                batch = next(lane)
+                yield batch, [lane.state() for lane in lanes]
 
 
-def _key(sample: Sample) -> tuple[Layout, int]:
-    """Samples of one bucket have frames of the same sizes and texts of about the same length."""
-    return sample.layout, len(sample.instruction) // _TEXT_STEP
+def deal(states: Sequence[dict[str, Any]], count: int, config: DataConfig) -> list[dict[str, Any]]:
+    """States of `count` lanes that go on where len(states) lanes stopped, so that every sample is seen exactly once.
+
+    Lanes do not stop at the same number of the sequence. What some of them waited with, or had not reached yet, is
+    owed: the new lanes take it first.
+    """
+    if len(states) == count:
+        return list(states)
+    mixture = Mixture(config.sources, config.seed)
+    owed = [place for state in states for place in (*state["waiting"], *state.get("owed", ()))]
+    farthest = max((state["mixture"] for state in states), key=lambda m: m["draw"])
+    for lane, state in enumerate(states):
+        mixture.load_state(state["mixture"])
+        while mixture.draw < farthest["draw"]:
+            if mixture.draw % len(states) == lane:
+                owed.append(mixture.place)
+            mixture.step()
+    owed.sort(key=lambda place: place["draw"])
+    read, bad = (sum(state["mixture"].get(name, 0) for state in states) for name in ("read", "bad"))
+    first = next((m["first_bad"] for m in (state["mixture"] for state in states) if m.get("first_bad")), "")
+    start = {"draw": farthest["draw"], "counts": farthest["counts"], "first_bad": first}
+    return [
+        {"mixture": start | {"read": read // count, "bad": bad // count}, "waiting": [], "owed": owed[lane::count]}
+        for lane in range(count)
+    ]
+
+
+class _Stopped:
+    """Takes an error from a worker process to this one, which it otherwise reaches with the worker's traceback."""
+
+    def __init__(self, error: ValueError):
+        self.error = error
+
+
+class _Guarded(torch.utils.data.IterableDataset):
+    def __init__(self, stream: BucketedBatches):
+        self.stream = stream
+
+    def __iter__(self) -> Iterator[tuple[Batch, list[dict[str, Any]]] | _Stopped]:
+        try:
+            yield from self.stream
+        except ValueError as error:
+            yield _Stopped(error)
 
 
 def batches(
-    config: DataConfig, rank: int = 0, world_size: int = 1, state: dict[str, Any] | None = None, workers: int = 1
-) -> Iterator[tuple[Batch, dict[str, Any]]]:
-    """Endless (batch, state) pairs, made ahead in a worker process (workers=1) or here (workers=0)."""
-    stream = BucketedBatches(config, rank, world_size, state)
+    config: DataConfig,
+    rank: int = 0,
+    world_size: int = 1,
+    state: Sequence[dict[str, Any]] | None = None,
+    workers: int = 1,
+    turns: int = 1,
+) -> Iterator[tuple[Batch, list[dict[str, Any]]]]:
+    """Endless (batch, state) pairs, made ahead in a worker process (workers=1) or here (workers=0).
+
+    Raises TooManyBadRecordsError, a ValueError, if the data is not worth going on.
+    """
+    stream = _Guarded(BucketedBatches(config, rank, world_size, state, turns))
     options = {"num_workers": 1, "prefetch_factor": 4} if workers else {}
-    return iter(torch.utils.data.DataLoader(stream, batch_size=None, **options))
+    for made in torch.utils.data.DataLoader(stream, batch_size=None, **options):
+        if isinstance(made, _Stopped):
+            raise made.error
+        yield made

@@ -1,84 +1,106 @@
 """A weighted mixture of data sets that can be resumed to the sample.
 
-A data set is anything with `__getitem__(int) -> Sample`; with a length it is shuffled anew in every pass, without one
-it is an endless stream. Which data set draw number i takes, and which sample of it, follow from the seed alone.
+The draws of a run are one numbered sequence. Which data set draw number i takes, and which sample of it, follow from
+the seed alone, so the sequence can be dealt to any number of processes, and dealt anew when their number changes.
+A *place* says where in it something is: {"draw": a number, "counts": how many draws before it each data set had}.
 """
 
 from __future__ import annotations
 
-import importlib
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
+from unireal.data.records import check_sample
+from unireal.data.sources import Source
 from unireal.sample import Sample
 
+_FEW = 1000  # records that have to be read before the share of bad ones is taken at its word
+_FAR = 1 << 30  # a place in endless streams that training never reaches
 
-class SampleSource(Protocol):
-    def __getitem__(self, number: int) -> Sample: ...
+_log = logging.getLogger("unireal.data")
 
 
-@dataclass(frozen=True)
-class Source:
-    """One data set of a mixture.
-
-    path:   a folder of Parquet shards (unireal.data.records), or "module:Class" of a stream.
-    weight: its share of the draws, relative to the others'.
-    options: keyword arguments of the stream's class.
-    """
-
-    path: str
-    weight: float = 1.0
-    options: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if not self.weight > 0:
-            raise ValueError(f"the weight of {self.path!r} must be above 0, got {self.weight}")
-
-    def open(self) -> SampleSource:
-        """Raises ValueError if the stream's class or the folder does not exist."""
-        if ":" in self.path:
-            module, _, name = self.path.partition(":")
-            try:
-                return getattr(importlib.import_module(module), name)(**self.options)
-            except (ImportError, AttributeError) as error:
-                raise ValueError(f"no data stream {self.path!r} ({error}); expected 'module:Class'") from error
-        from unireal.data.records import ParquetSamples
-
-        return ParquetSamples(self.path)
+class TooManyBadRecordsError(ValueError):
+    """More records than allowed cannot be used; the message sums up how many, and the first of them."""
 
 
 class Mixture:
     """An endless iterator over samples; `state` and `load_state` resume it.
 
-    rank, world_size: this process draws numbers rank, rank + world_size, ... of the common sequence.
+    rank, world_size: this one draws numbers rank, rank + world_size, ... of the common sequence.
+    bad_share: a record that cannot be used is told, counted and skipped; TooManyBadRecordsError is raised when more
+        than this share of the records (of 1000 records, while fewer are read) was bad.
     """
 
-    def __init__(self, sources: Sequence[Source], seed: int = 0, rank: int = 0, world_size: int = 1):
+    def __init__(
+        self, sources: Sequence[Source], seed: int = 0, rank: int = 0, world_size: int = 1, bad_share: float = 0.01
+    ):
         if not sources:
             raise ValueError("a mixture needs at least one data set; give data.sources")
         weights = np.array([s.weight for s in sources])
         self.probabilities = weights / weights.sum()
+        self.paths = [s.path for s in sources]
         self.sources = [s.open() for s in sources]
-        self.seed, self.rank, self.world_size = seed, rank, world_size
+        self.seed, self.rank, self.world_size, self.bad_share = seed, rank, world_size, bad_share
         self.draw = 0  # how many numbers of the common sequence are used up
         self.counts = [0] * len(sources)  # how many of them each data set had
+        self.read, self.bad = 0, 0  # records that were read here, and how many of them were bad
+        self.first_bad = ""
         self._orders: dict[int, tuple[int, np.ndarray]] = {}  # per data set: number of its pass, and the order there
 
     def __iter__(self) -> Mixture:
         return self
 
     def __next__(self) -> Sample:
+        return self.next_placed()[1]
+
+    def next_placed(self) -> tuple[dict[str, Any], Sample]:
+        """The next good sample, after its place."""
         while True:
-            number = self.draw
-            source = int(np.random.default_rng((self.seed, number)).choice(len(self.sources), p=self.probabilities))
-            count = self.counts[source]
-            self.draw += 1
-            self.counts[source] += 1
-            if number % self.world_size == self.rank:
-                return self.sources[source][self._index(source, count)]
+            place = self.place
+            self.step()
+            if place["draw"] % self.world_size == self.rank and (sample := self.at(place)) is not None:
+                return place, sample
+
+    def at(self, place: dict[str, Any]) -> Sample | None:
+        """The sample at a place, without going there; None for a bad record."""
+        source = self._choose(place["draw"])
+        return self.read_checked(source, self._index(source, place["counts"][source]))
+
+    def read_checked(self, source: int, index: int) -> Sample | None:
+        """Sample `index` of a data set; None for a bad record, which is told and counted."""
+        samples = self.sources[source]
+        self.read += 1
+        try:
+            sample = samples[index]
+            check_sample(sample)
+        except ValueError as error:
+            location = samples.location(index) if hasattr(samples, "location") else str(index)
+            self._skip(f"{self.paths[source]}, {location}: {str(error).removeprefix(f'{location}: ')}")
+            return None
+        return sample
+
+    def step(self) -> None:
+        """Uses up one number of the common sequence."""
+        self.counts[self._choose(self.draw)] += 1
+        self.draw += 1
+
+    def _choose(self, number: int) -> int:
+        """The data set that a draw takes."""
+        return int(np.random.default_rng((self.seed, number)).choice(len(self.sources), p=self.probabilities))
+
+    def _skip(self, message: str) -> None:
+        self.bad += 1
+        self.first_bad = self.first_bad or message
+        if self.bad > self.bad_share * max(self.read, _FEW):
+            raise TooManyBadRecordsError(
+                f"{self.bad} of {self.read} records cannot be used, more than the share of {self.bad_share:g} that "
+                f"data.bad_share allows; the first is {self.first_bad}"
+            )
+        _log.warning("skipped a bad record: %s", message)
 
     def _index(self, source: int, count: int) -> int:
         """The count-th sample of a data set: a new permutation in every pass, or simply the count for a stream."""
@@ -90,8 +112,21 @@ class Mixture:
             self._orders[source] = turn, np.random.default_rng((self.seed, source, turn)).permutation(length)
         return int(self._orders[source][1][count % length])
 
-    def state(self) -> dict[str, Any]:
+    @property
+    def place(self) -> dict[str, Any]:
+        """Where in the common sequence this is."""
         return {"draw": self.draw, "counts": list(self.counts)}
 
+    def state(self) -> dict[str, Any]:
+        return self.place | {"read": self.read, "bad": self.bad, "first_bad": self.first_bad}
+
     def load_state(self, state: dict[str, Any]) -> None:
+        """Goes to a place or a state; a place leaves the count of bad records as it is."""
         self.draw, self.counts = state["draw"], list(state["counts"])
+        self.read, self.bad = state.get("read", self.read), state.get("bad", self.bad)
+        self.first_bad = state.get("first_bad", self.first_bad)
+
+    def go_far(self) -> None:
+        """Goes to where endless streams hold what training does not reach. Finite data sets have no such place."""
+        far = [0 if hasattr(s, "__len__") or getattr(s, "sequential", False) else _FAR for s in self.sources]
+        self.load_state({"draw": 0, "counts": far})

@@ -47,15 +47,20 @@ def write_shards(samples: Iterable[Sample], folder: str | Path, rows_per_shard: 
     folder.mkdir(parents=True, exist_ok=True)
     taken = (re.fullmatch(r"part-(\d+)", path.stem) for path in folder.glob("*.parquet"))
     number = 1 + max((int(match[1]) for match in taken if match), default=-1)
-    rows = (to_row(sample) for sample in samples)
+    samples = iter(samples)
     paths: list[Path] = []
-    for first in rows:
+    for first in samples:
         paths.append(folder / SHARD_NAME.format(number + len(paths)))
-        _write_shard(itertools.chain([first], itertools.islice(rows, rows_per_shard - 1)), paths[-1])
+        write_shard(itertools.chain([first], itertools.islice(samples, rows_per_shard - 1)), paths[-1])
     return paths
 
 
-def _write_shard(rows: Iterator[dict[str, Any]], path: Path) -> None:
+def write_shard(samples: Iterable[Sample], path: Path, metadata: Mapping[str, str] | None = None) -> None:
+    """Writes samples, or none at all, into one Parquet file, which gets its name when it is complete.
+
+    metadata: goes into the file's footer; it is read after the last sample is drawn.
+    Raises ValueError for a source that is not JSON, OSError if the file cannot be written.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -63,11 +68,24 @@ def _write_shard(rows: Iterator[dict[str, Any]], path: Path) -> None:
     schema = _schema()
     try:
         with pq.ParquetWriter(unfinished, schema) as writer:
-            for group in _groups(rows):
+            for group in _groups(to_row(sample) for sample in samples):
                 writer.write_table(pa.Table.from_pylist(group, schema=schema))
+            writer.add_key_value_metadata(metadata or {})
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def shard_metadata(path: Path) -> dict[str, str]:
+    """What `write_shard` put into the footer. Raises ValueError if the file cannot be read as Parquet."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        told = pq.read_metadata(path).metadata or {}
+    except (OSError, pa.ArrowException) as error:
+        raise ValueError(f"{path} cannot be read as Parquet ({first_line(error)}); write it anew") from error
+    return {key.decode(): value.decode() for key, value in told.items() if key != b"ARROW:schema"}
 
 
 def _groups(rows: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:

@@ -55,6 +55,10 @@ class Guidance:
             weights = {FULL: self.text, NO_TEXT: self.image - self.text, NOTHING: 1 - self.image}
         return {branch: weight for branch, weight in weights.items() if weight != 0}
 
+    def branches(self, num_steps: int, has_images: bool) -> set[Branch]:
+        """All branches that some step computes."""
+        return {branch for step in range(num_steps) for branch in self.weights(step, num_steps, has_images)}
+
 
 def combine(velocities: dict[Branch, list[torch.Tensor]], weights: dict[Branch, float]) -> list[torch.Tensor]:
     """The guided velocity of every result frame (B, C, H, W)."""

@@ -23,10 +23,11 @@ Callback = Callable[[int, float, list[torch.Tensor]], list[torch.Tensor] | None]
 
 @dataclass(frozen=True)
 class Conditions:
-    """What the results are conditioned on: text, the empty text, K latent input frames (B, C, h, w), roles (B, K)."""
+    """What the results are conditioned on: text, the empty text (None where no guidance branch asks for it), K latent
+    input frames (B, C, h, w), roles (B, K)."""
 
     text: TextFeatures
-    no_text: TextFeatures
+    no_text: TextFeatures | None
     frames: list[torch.Tensor]
     roles: torch.Tensor
 

@@ -130,3 +130,19 @@ class UniRealBlock(nn.Module):
         hidden_states = hidden_states + gated(self.attn1(x, sequence, layer, memory), gates, segments)  # (B, N, D)
         x, gates = self.norm2(hidden_states, sequence.temb, segments)  # (B, N, D)
         return hidden_states + gated(self.ff(x), gates, segments)  # (B, N, D)
+
+
+class OutputNorm(nn.Module):
+    """The last modulation, per result frame; parameters as in diffusers' AdaLayerNorm."""
+
+    def __init__(self, time_dim: int, dim: int, eps: float):
+        super().__init__()
+        self.linear = nn.Linear(time_dim, 2 * dim)
+        self.norm = nn.LayerNorm(dim, eps=eps)
+
+    def forward(self, x: torch.Tensor, temb: torch.Tensor, segments: tuple[Segment, ...]) -> torch.Tensor:
+        shift, scale = self.linear(nn.functional.silu(temb)).chunk(2, dim=-1)  # (B, S, D) each
+        parts = self.norm(x).split([s.length for s in segments], dim=1)
+        rows = [s.time for s in segments]
+        pairs = zip(parts, rows, strict=True)
+        return torch.cat([p * (1 + scale[:, r, None]) + shift[:, r, None] for p, r in pairs], dim=1)

@@ -18,15 +18,17 @@ from unireal.prompts import CONTEXT_KEYWORDS
 
 @dataclass
 class Components:
-    """What a pipeline is made of. vae is None for a model that works on pixels."""
+    """What a pipeline is made of. vae is None for a model that works on pixels; text encoder and tokenizer are None
+    only where training gets features that were computed before (unireal.data.encoded)."""
 
     transformer: UniRealTransformer
-    text_encoder: T5EncoderModel
-    tokenizer: PreTrainedTokenizerBase
+    text_encoder: T5EncoderModel | None
+    tokenizer: PreTrainedTokenizerBase | None
     vae: VAE | None
 
     def __post_init__(self) -> None:
-        if self.transformer.config.pad_text:  # CogVideoX's own T5 stays as it is, also after it was saved and loaded
+        if self.transformer.config.pad_text and self.text_encoder is not None:
+            # CogVideoX's own T5 stays as it is, also after it was saved and loaded
             self.text_encoder.requires_grad_(False)
 
     @property
@@ -49,7 +51,7 @@ class Components:
     def trainable(self) -> nn.ModuleDict:
         """The parts that training changes; a frozen text encoder is not among them."""
         parts: dict[str, nn.Module] = {"transformer": self.transformer}
-        if not self.text.frozen:
+        if self.text_encoder is not None and not self.text.frozen:
             parts["text_encoder"] = self.text_encoder
         return nn.ModuleDict(parts)
 

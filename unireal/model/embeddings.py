@@ -103,3 +103,18 @@ class PatchEmbed(nn.Module):
 
     def forward(self, frame: torch.Tensor) -> torch.Tensor:
         return self.proj(frame).flatten(2).transpose(1, 2)  # (B, C, H, W) -> (B, N, D)
+
+
+class PooledText(nn.Module):
+    """The mean of the text features (B, L, text_dim) as a vector (B, time_dim)."""
+
+    def __init__(self, text_dim: int, time_dim: int):
+        super().__init__()
+        self.linear_1 = nn.Linear(text_dim, text_dim)
+        self.linear_2 = nn.Linear(text_dim, time_dim)
+
+    def forward(self, features: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """mask: bool (B, L), False for padding."""
+        weight = torch.ones_like(features[..., :1]) if mask is None else mask[..., None].to(features.dtype)
+        mean = (features * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1)  # (B, text_dim)
+        return self.linear_2(nn.functional.silu(self.linear_1(mean)))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+HUB_ID = r"[\w.-]+/[\w.-]+"
 SHIPPED = {"unireal-tiny": Path(__file__).parent.parent / "checkpoints" / "unireal-tiny"}
 
 
@@ -39,3 +41,16 @@ def _check_weights(folder: Path) -> None:
             safe_open(file, "pt")
         except SafetensorError as error:
             raise ValueError(f"weights {str(file)!r} are damaged ({error}); fetch them again") from error
+
+
+def encoders_fingerprint(folder: Path) -> str:
+    """Tells whether two models encode texts and pictures alike: a hash of the names, sizes and first MiB of the files
+    of tokenizer, text encoder and VAE."""
+    digest = hashlib.sha256()
+    for part in ("tokenizer", "text_encoder", "vae"):
+        for file in sorted((folder / part).glob("*")):
+            if file.is_file():
+                digest.update(f"{part}/{file.name} {file.stat().st_size}\n".encode())
+                with file.open("rb") as opened:
+                    digest.update(opened.read(1 << 20))
+    return digest.hexdigest()[:32]

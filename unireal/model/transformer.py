@@ -9,6 +9,7 @@ Axes: B batch, K input frames, R result frames, L text tokens, N all tokens, D w
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,8 +22,16 @@ from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 
-from unireal.model.blocks import KeyValueMemory, UniRealBlock
-from unireal.model.embeddings import PatchEmbed, frame_positions, frame_times, rotary_embedding, sincos_embedding
+from unireal.model.blocks import KeyValueMemory, OutputNorm, UniRealBlock
+from unireal.model.embeddings import (
+    PatchEmbed,
+    PooledText,
+    frame_positions,
+    frame_times,
+    rotary_embedding,
+    sincos_embedding,
+)
+from unireal.model.initialization import initialize_weights
 from unireal.model.noise_schedule import NoiseSchedule, unit_variance
 from unireal.model.packing import PackedSequence, Segment, unpatchify
 from unireal.sample import Role
@@ -33,22 +42,6 @@ TRAIN_STEPS = 1000  # the time embedding's unit: t in 0..1 is embedded as 0..100
 TransformerBlockRegistry.register(
     UniRealBlock, TransformerBlockMetadata(return_hidden_states_index=0, return_encoder_hidden_states_index=None)
 )
-
-
-class OutputNorm(nn.Module):
-    """The last modulation, per result frame; parameters as in diffusers' AdaLayerNorm."""
-
-    def __init__(self, time_dim: int, dim: int, eps: float):
-        super().__init__()
-        self.linear = nn.Linear(time_dim, 2 * dim)
-        self.norm = nn.LayerNorm(dim, eps=eps)
-
-    def forward(self, x: torch.Tensor, temb: torch.Tensor, segments: tuple[Segment, ...]) -> torch.Tensor:
-        shift, scale = self.linear(nn.functional.silu(temb)).chunk(2, dim=-1)  # (B, S, D) each
-        parts = self.norm(x).split([s.length for s in segments], dim=1)
-        rows = [s.time for s in segments]
-        pairs = zip(parts, rows, strict=True)
-        return torch.cat([p * (1 + scale[:, r, None]) + shift[:, r, None] for p, r in pairs], dim=1)
 
 
 class UniRealTransformer(ModelMixin, ConfigMixin, CacheMixin, PeftAdapterMixin):
@@ -68,6 +61,8 @@ class UniRealTransformer(ModelMixin, ConfigMixin, CacheMixin, PeftAdapterMixin):
     noise_schedule: arguments of NoiseSchedule, for "v_prediction" only.
     base_grid:      rows and columns of tokens that rotary positions are fitted into, as CogVideoX does; None counts.
     pad_text:       prompts are always padded to max_text_length and the padding is attended to, as in CogVideoX.
+    pooled_text:    the mean of the text features is added to the time embeddings, so that text modulates every block.
+    place_heads:    how many heads of a block start by attending to their own place in every frame.
     """
 
     _supports_gradient_checkpointing = True
@@ -103,6 +98,8 @@ class UniRealTransformer(ModelMixin, ConfigMixin, CacheMixin, PeftAdapterMixin):
         noise_schedule: dict[str, Any] | None = None,
         base_grid: tuple[int, int] | None = None,
         pad_text: bool = False,
+        pooled_text: bool = False,
+        place_heads: int = 0,
     ):
         super().__init__()
         if (prediction_type == "v_prediction") != (noise_schedule is not None):
@@ -117,6 +114,7 @@ class UniRealTransformer(ModelMixin, ConfigMixin, CacheMixin, PeftAdapterMixin):
         self.patch_embed = PatchEmbed(patch_size, in_channels, dim, text_embed_dim)
         self.time_proj = Timesteps(dim, flip_sin_to_cos, freq_shift)
         self.time_embedding = TimestepEmbedding(dim, time_embed_dim)
+        self.text_pooling = PooledText(text_embed_dim, time_embed_dim) if pooled_text else None
         self.role_embedding = nn.Embedding(len(Role), dim)
         self.index_embedding = nn.Embedding(max_inputs + max_results, dim)  # IMG1.., then RES1..
         self.transformer_blocks = nn.ModuleList(
@@ -127,7 +125,7 @@ class UniRealTransformer(ModelMixin, ConfigMixin, CacheMixin, PeftAdapterMixin):
         self.norm_out = OutputNorm(time_embed_dim, dim, norm_eps)
         self.proj_out = nn.Linear(dim, patch_size * patch_size * in_channels)
         self.gradient_checkpointing = False
-        self.initialize_weights()
+        initialize_weights(self)
 
     @classmethod
     def from_video_prior(
@@ -137,23 +135,6 @@ class UniRealTransformer(ModelMixin, ConfigMixin, CacheMixin, PeftAdapterMixin):
         from unireal.model.video_prior import load_transformer
 
         return load_transformer(source, subfolder, dtype, **overrides)
-
-    def initialize_weights(self) -> None:
-        """Linear layers and patches: Xavier uniform, the last of each residual branch scaled down.
-        Modulation and output: 0, but gates 1. Role and index embeddings: normal 0.02 (0 after a warm start)."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Conv2d):
-                nn.init.xavier_uniform_(module.weight.flatten(1))
-                nn.init.zeros_(module.bias)
-            elif isinstance(module, nn.Embedding):
-                nn.init.normal_(module.weight, std=0.02)
-        for block in self.transformer_blocks:
-            for norm, last in ((block.norm1, block.attn1.to_out[0]), (block.norm2, block.ff.net[2])):
-                nn.init.zeros_(norm.linear.weight)
-                norm.linear.bias.data.view(2, 3, -1)[:, 2] = 1.0  # not 0 as in DiT: docs/training-log.md
-                last.weight.data /= (2 * len(self.transformer_blocks)) ** 0.5
-        for layer in (self.norm_out.linear, self.proj_out):
-            nn.init.zeros_(layer.weight)
 
     def forward(
         self,
@@ -192,8 +173,12 @@ class UniRealTransformer(ModelMixin, ConfigMixin, CacheMixin, PeftAdapterMixin):
         roles: torch.Tensor | None = None,
         encoder_attention_mask: torch.Tensor | None = None,
         referring: torch.Tensor | None = None,
+        known: PackedSequence | None = None,
     ) -> PackedSequence:
-        """Embeds text and frames into one sequence; arguments as in `forward`."""
+        """Embeds text and frames into one sequence; arguments as in `forward`.
+
+        known: an earlier sequence with the same text, inputs and sizes, from which their embedding is taken over.
+        """
         config, isolated = self.config, self.config.condition_attention == "isolated"
         self._check_frames(len(condition), len(hidden_states), roles)
         if self.noise_schedule is not None:
@@ -204,25 +189,30 @@ class UniRealTransformer(ModelMixin, ConfigMixin, CacheMixin, PeftAdapterMixin):
         times = frame_times(len(condition), len(hidden_states), config.frame_span)
         positions = frame_positions(times, grids, config.base_grid).to(frames[0].device)  # (N - L, 3)
 
-        visual = self._embed_frames(frames, len(condition), roles)  # list of (B, n, D)
+        lengths, text_length = [rows * columns for rows, columns in grids], encoder_hidden_states.shape[1]
+        taken = 0 if known is None else len(condition)  # frames that are not embedded anew
+
+        visual = self._embed_frames(frames, len(condition), roles, taken)  # list of (B, n, D)
         if config.position_embedding != "rotary":
             scales = config.spatial_interpolation_scale, config.temporal_interpolation_scale
-            table = sincos_embedding(positions, visual[0].shape[-1], *scales).to(visual[0].dtype)
-            visual = [v + p for v, p in zip(visual, table.split([v.shape[1] for v in visual]), strict=True)]
-        text = self.patch_embed.text_proj(encoder_hidden_states)  # (B, L, D)
-        if referring is not None:
-            table = nn.functional.pad(self.index_embedding.weight, (0, 0, 1, 0))  # row 0: names nothing
-            text = text + table[referring]
-
-        segments, temb = self._times(timestep, text.shape[1], [v.shape[1] for v in visual], len(condition), isolated)
-        num_visual = positions.shape[0]
+            table = sincos_embedding(positions[sum(lengths[:taken]) :], visual[0].shape[-1], *scales)
+            table = table.to(visual[0].dtype).split(lengths[taken:])
+            visual = [v + p for v, p in zip(visual, table, strict=True)]
+        segments, temb = self._times(timestep, text_length, lengths, len(condition), isolated)
+        if self.text_pooling is not None:
+            temb = temb + self.text_pooling(encoder_hidden_states, encoder_attention_mask)[:, None]
+        temb = temb.to(visual[0].dtype)
+        if known is not None:
+            tokens = torch.cat([known.tokens[:, : known.num_condition], *visual], dim=1)
+            return replace(known, tokens=tokens, segments=segments, temb=temb)
+        text = self._embed_text(encoder_hidden_states, referring)  # (B, L, D)
         keys = None if config.pad_text else encoder_attention_mask
         return PackedSequence(
             tokens=torch.cat([text, *visual], dim=1),
             segments=segments,
-            temb=temb.to(text.dtype),
-            rotary=self._rotary(positions, text.shape[1]) if config.position_embedding != "sincos" else None,
-            keys=None if keys is None else nn.functional.pad(keys.bool(), (0, num_visual), value=True),
+            temb=temb,
+            rotary=self._rotary(positions, text_length) if config.position_embedding != "sincos" else None,
+            keys=None if keys is None else nn.functional.pad(keys.bool(), (0, sum(lengths)), value=True),
             isolated=isolated,
         )
 
@@ -259,11 +249,19 @@ class UniRealTransformer(ModelMixin, ConfigMixin, CacheMixin, PeftAdapterMixin):
             got = None if roles is None else tuple(roles.shape)
             raise ValueError(f"roles must be (B, {num_inputs}) for {num_inputs} input frames, got {got}")
 
+    def _embed_text(self, features: torch.Tensor, referring: torch.Tensor | None) -> torch.Tensor:
+        text = self.patch_embed.text_proj(features)
+        if referring is None:
+            return text
+        table = nn.functional.pad(self.index_embedding.weight, (0, 0, 1, 0))  # row 0: names nothing
+        return text + table[referring]
+
     def _embed_frames(
-        self, frames: list[torch.Tensor], num_inputs: int, roles: torch.Tensor | None
+        self, frames: list[torch.Tensor], num_inputs: int, roles: torch.Tensor | None, first: int = 0
     ) -> list[torch.Tensor]:
+        """Tokens (B, n, D) of the frames from number `first` on."""
         tokens = []
-        for i, frame in enumerate(frames):
+        for i, frame in list(enumerate(frames))[first:]:
             is_input = i < num_inputs
             role = roles[:, i] if is_input else torch.full((1,), Role.RESULT.index, device=frame.device)
             index = i if is_input else self.config.max_inputs + i - num_inputs

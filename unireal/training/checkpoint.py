@@ -1,48 +1,104 @@
 """Checkpoints of a training run: everything that is needed to go on exactly where it stopped.
 
-A checkpoint is written under a temporary name and renamed when complete, so what exists is always whole.
+    step-0000500/shard-*.safetensors   trained weights, their averages, the optimizers' state; a part for each process
+    step-0000500/state.json            the step, the run's configuration, and where its data stands
+
+Tensors are written and read by torch.distributed.checkpoint, so that a checkpoint of N processes is resumed by any
+number of them, sharded (FSDP2) or not. A checkpoint is written under a temporary name and renamed when complete, so
+what exists is always whole.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed.checkpoint as distributed_checkpoint
 from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.api import CheckpointException
 
-_STATE, _EMA = "state.json", "ema.safetensors"
+_STATE = "state.json"
+
+
+class RunTensors:
+    """All tensors of a run by name: "model.N", "ema.N" and "optimizer.KEY.N" for a parameter N.
+
+    parameters: those that are trained, by name; the averages `ema` are of these, in this order.
+    """
+
+    def __init__(
+        self, parameters: Mapping[str, torch.nn.Parameter], optimizers: list[torch.optim.Optimizer], ema: EMAModel
+    ):
+        self.parameters, self.optimizers, self.ema = dict(parameters), optimizers, ema
+
+    def named(self) -> dict[str, torch.Tensor]:
+        tensors = {f"model.{name}": parameter.detach() for name, parameter in self.parameters.items()}
+        tensors |= {f"ema.{name}": s for name, s in zip(self.parameters, self.ema.shadow_params, strict=True)}
+        names = {parameter: name for name, parameter in self.parameters.items()}
+        for optimizer in self.optimizers:
+            for parameter, values in optimizer.state.items():
+                tensors |= {f"optimizer.{key}.{names[parameter]}": value for key, value in values.items()}
+        return tensors
+
+    def make_room(self, sizes: Mapping[str, torch.Size]) -> None:
+        """Gives the optimizers, which are empty before their first step, the tensors that a checkpoint has for them."""
+        names = {parameter: name for name, parameter in self.parameters.items()}
+        stored = [name.split(".", 2) for name in sizes if name.startswith("optimizer.")]
+        keys: dict[str, list[str]] = {}
+        for _, key, name in stored:
+            keys.setdefault(name, []).append(key)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                for parameter in group["params"]:
+                    for key in keys.get(names[parameter], ()):
+                        size = sizes[f"optimizer.{key}.{names[parameter]}"]
+                        if size == parameter.shape:
+                            room = torch.zeros_like(parameter, requires_grad=False)
+                        else:  # a counter; torch keeps it on the CPU unless the whole step runs on the device
+                            on_device = group.get("fused") or group.get("capturable")
+                            room = torch.zeros(size, device=parameter.device if on_device else "cpu")
+                        optimizer.state[parameter][key] = room
 
 
 def save_checkpoint(
-    folder: Path, accelerator: Accelerator, ema: EMAModel, state: dict[str, Any], data: dict[str, Any], keep: int
+    folder: Path, accelerator: Accelerator, tensors: RunTensors, state: dict[str, Any], keep: int
 ) -> Path:
-    """Writes folder/step-N for state["step"] = N and removes all but the newest `keep`.
+    """Writes folder/step-N for state["step"] = N and removes all but the newest `keep`; all processes call it.
 
-    data: where this process stands in its data. Raises OSError if the disk is full; the older ones are then untouched.
+    Raises OSError if the disk is full; the older ones are then untouched, and the room is free again.
     """
     target = folder / f"step-{state['step']:07d}"
     temporary = target.with_name(target.name + ".tmp")
     if accelerator.is_main_process:
-        shutil.rmtree(temporary, ignore_errors=True)
+        for unfinished in folder.glob("step-*.tmp"):
+            shutil.rmtree(unfinished)
         temporary.mkdir(parents=True)
     accelerator.wait_for_everyone()
-    accelerator.save_state(str(temporary), safe_serialization=True)
-    (temporary / f"data-{accelerator.process_index}.json").write_text(json.dumps(data))
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        averaged = {str(i): p.detach().cpu().contiguous() for i, p in enumerate(ema.shadow_params)}
-        save_file(averaged, temporary / _EMA)
-        (temporary / _STATE).write_text(json.dumps(state | {"ema_steps": ema.optimization_step}))
-        shutil.rmtree(target, ignore_errors=True)
-        os.replace(temporary, target)
-        for old in complete_checkpoints(folder)[:-keep]:
-            shutil.rmtree(old)
+    try:
+        writer = HuggingFaceStorageWriter(str(temporary), save_distributed=True)
+        with _as_os_error():
+            distributed_checkpoint.save(tensors.named(), storage_writer=writer, no_dist=accelerator.num_processes == 1)
+        if accelerator.is_main_process:
+            _write(temporary / _STATE, state | {"ema_steps": tensors.ema.optimization_step})
+            shutil.rmtree(target, ignore_errors=True)
+            os.replace(temporary, target)
+            for old in complete_checkpoints(folder)[:-keep]:
+                shutil.rmtree(old)
+    except OSError:
+        if accelerator.is_main_process:
+            shutil.rmtree(temporary, ignore_errors=True)
+        raise
     accelerator.wait_for_everyone()
     return target
 
@@ -52,24 +108,64 @@ def complete_checkpoints(folder: Path) -> list[Path]:
     return sorted(p for p in folder.glob("step-*") if p.suffix != ".tmp" and (p / _STATE).is_file())
 
 
-def load_checkpoint(path: Path, accelerator: Accelerator, ema: EMAModel) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Restores model, optimizers, random states and averages; returns (state, data) as they were saved.
+def load_checkpoint(path: Path, accelerator: Accelerator, tensors: RunTensors) -> dict[str, Any]:
+    """Restores weights, averages and optimizers in place; returns the state as it was saved. All processes call it.
 
-    Raises ValueError if the weights or the averages do not fit the model.
+    Raises ValueError if the checkpoint is damaged, or does not fit the model or what of it is trained.
     """
+    try:
+        state = json.loads((path / _STATE).read_text())
+        if (path / "model.safetensors").is_file():
+            return _load_earlier_format(path, accelerator, tensors, state)
+        reader = HuggingFaceStorageReader(str(path))
+        sizes = {name: stored.size for name, stored in reader.read_metadata().state_dict_metadata.items()}
+        tensors.make_room(sizes)
+        named = tensors.named()
+        if {n: t.shape for n, t in named.items() if not n.startswith("optimizer.")} != {
+            n: size for n, size in sizes.items() if not n.startswith("optimizer.")
+        }:
+            raise ValueError(f"{path} does not fit this model; resume with the configuration it was saved with")
+        with _as_os_error():
+            distributed_checkpoint.load(named, storage_reader=reader, no_dist=accelerator.num_processes == 1)
+    except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
+        raise ValueError(
+            f"checkpoint {path} cannot be read ({error}); remove it to resume from an older one"
+        ) from error
+    tensors.ema.optimization_step = state["ema_steps"]
+    return state
+
+
+def _load_earlier_format(
+    path: Path, accelerator: Accelerator, tensors: RunTensors, state: dict[str, Any]
+) -> dict[str, Any]:
+    """A checkpoint of version 0.1 in development, which accelerate wrote: its data state is in files of its own."""
     try:
         accelerator.load_state(str(path))
     except RuntimeError as error:
         raise ValueError(f"{path} does not fit this model; resume with the configuration it was saved with") from error
-    state = json.loads((path / _STATE).read_text())
-    averaged = load_file(path / _EMA)
-    if len(averaged) != len(ema.shadow_params):
-        raise ValueError(f"{path} averages {len(averaged)} tensors, this model has {len(ema.shadow_params)}")
+    averaged = load_file(path / "ema.safetensors")
     with torch.no_grad():
-        for i, shadow in enumerate(ema.shadow_params):
+        for i, shadow in enumerate(tensors.ema.shadow_params):
             shadow.copy_(averaged[str(i)])
-    ema.optimization_step = state["ema_steps"]
-    data_file = path / f"data-{accelerator.process_index}.json"
-    if not data_file.is_file():
-        raise ValueError(f"{path} was saved by fewer processes; resume with the same number")
-    return state, json.loads(data_file.read_text())
+    tensors.ema.optimization_step = state["ema_steps"]
+    files = sorted(path.glob("data-*.json"), key=lambda p: int(p.stem.partition("-")[2]))
+    return state | {"stage": 0, "lanes": [json.loads(file.read_text()) for file in files]}
+
+
+@contextlib.contextmanager
+def _as_os_error():
+    """torch wraps what went wrong in any of the processes, and warns if there is only one."""
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch.distributed is disabled")
+            yield
+    except CheckpointException as error:
+        causes = [cause for cause, _ in error.failures.values()]
+        raise next((c for c in causes if isinstance(c, OSError | ValueError)), OSError(str(causes[0]))) from error
+
+
+def _write(path: Path, value: Any) -> None:
+    with path.open("w") as file:
+        json.dump(value, file)
+        file.flush()
+        os.fsync(file.fileno())

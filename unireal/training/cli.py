@@ -5,30 +5,32 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import logging
 import re
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import tyro
 
 from unireal.experiments import EXPERIMENTS, TrainConfig, get_experiment
+from unireal.plugins import add_plugin_argument
+from unireal.training.run_file import load_run
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 0 done, 2 bad input, 1 if the training itself failed."""
-    parser = argparse.ArgumentParser(
-        prog="train.py",
-        description="Trains one experiment; any field of its configuration can be set with --section.field VALUE.",
-        epilog=f"experiments: {', '.join(EXPERIMENTS)}",
-        allow_abbrev=False,
-    )
-    parser.add_argument("experiment", metavar="EXPERIMENT")
-    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint of the output folder")
-    parser.add_argument("--output", type=Path, help="folder of the run (default: runs/EXPERIMENT)")
+    parser = _parser()
     options, overrides = parser.parse_known_args(arguments)
     try:
-        config = overridden(get_experiment(options.experiment), overrides)
-        output = options.output or Path("runs") / options.experiment
+        if options.help and options.experiment is None:
+            parser.print_help()
+            return 0
+        config = _config(options.experiment)
+        if options.help:
+            return _print_fields(parser, config)
+        config = overridden(config, overrides)
+        output = options.output or Path("runs") / Path(options.experiment).stem
         if not options.resume and (output / "checkpoints").exists():
             raise ValueError(f"{output} holds an earlier run; add --resume or give another --output")
         from unireal.training.trainer import Trainer
@@ -38,14 +40,70 @@ def main(arguments: list[str] | None = None) -> int:
             trainer.resume()
         output.mkdir(parents=True, exist_ok=True)
     except (ValueError, OSError, ImportError) as error:
-        print(f"train.py: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return _failed(error, 2)
+    return _train(trainer)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"train.py: {' '.join(message.split())}; see train.py --help\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="train.py",
+        description="Trains one experiment, or a run that a YAML file describes. Any field of its configuration can be "
+        "set with --section.field VALUE.",
+        epilog=f"experiments: {', '.join(EXPERIMENTS)}; EXPERIMENT --help lists all fields and their values in it",
+        allow_abbrev=False,
+        add_help=False,
+    )
+    parser.add_argument("experiment", metavar="EXPERIMENT", nargs="?", help="its name, or the path of a .yaml file")
+    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint of the output folder")
+    parser.add_argument("--output", type=Path, help="folder of the run (default: runs/EXPERIMENT)")
+    add_plugin_argument(parser)
+    parser.add_argument("-h", "--help", action="store_true", help="show this, and with EXPERIMENT all its fields")
+    return parser
+
+
+def _config(experiment: str | None) -> TrainConfig:
+    if experiment is None:
+        raise ValueError(f"no experiment given; choose from: {', '.join(EXPERIMENTS)}, or give a .yaml file")
+    return load_run(Path(experiment)) if experiment.endswith((".yaml", ".yml")) else get_experiment(experiment)
+
+
+def _train(trainer) -> int:
+    logging.basicConfig(format="train.py: %(message)s", level=logging.WARNING)
     try:
         trainer.train()
+    except ValueError as error:  # the data turned out bad
+        return _failed(error, 2)
     except FloatingPointError as error:
-        print(f"train.py: {error}", file=sys.stderr)
-        return 1
-    print(f"model saved to {output / 'model'}")
+        return _failed(error, 1)
+    except OSError as error:
+        from unireal.training.checkpoint import complete_checkpoints
+
+        saved = complete_checkpoints(trainer.output / "checkpoints")
+        last = f"{saved[-1]} is whole; make room and --resume" if saved else "no checkpoint was saved yet"
+        return _failed(OSError(f"cannot write to {trainer.output} ({error}); {last}"), 1)
+    if trainer.accelerator.is_main_process:
+        made = [str(trainer.output / name) for name in ("model", "lora") if (trainer.output / name).is_dir()]
+        print(f"model saved to {' and '.join(made)}")
+    return 0
+
+
+def _failed(error: Exception, status: int) -> int:
+    print(f"train.py: {' '.join(str(error).split())}", file=sys.stderr)
+    return status
+
+
+def _print_fields(parser: argparse.ArgumentParser, config: TrainConfig) -> int:
+    """The command line, then every field with its value in this configuration."""
+    print(parser.format_help())
+    listing = io.StringIO()
+    with contextlib.redirect_stdout(listing), contextlib.suppress(SystemExit):
+        tyro.cli(TrainConfig, args=["--help"], default=config, prog="train.py", use_underscores=False)
+    print(listing.getvalue().partition("\n\n")[2].strip() or listing.getvalue())
     return 0
 
 

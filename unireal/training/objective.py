@@ -5,6 +5,7 @@ Axes: B batch, R results, C latent channels.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -32,28 +33,41 @@ class Step:
 
 
 def prepare_step(
-    batch: Batch, components: Components, t: torch.Tensor, generator: torch.Generator, changed_weight: float
+    batch: Batch,
+    components: Components,
+    t: torch.Tensor,
+    generators: Sequence[torch.Generator],
+    changed_weight: float,
 ) -> Step:
-    """Encodes the frames of a batch and draws the noise. t: (B,). The generator is on the CPU, for reproducibility."""
-    device, codec = components.transformer.device, components.codec
-    clean = [codec.encode(frame.to(device)).float() for frame in batch.results]
-    height, width = codec.latent_size(batch.results[0].shape[-2:])
-    changed = adaptive_max_pool2d(batch.changed.to(device), (height, width))  # (B, 1, h, w)
+    """Encodes the frames of a batch, unless they are latents already, and draws the noise.
+
+    t: (B,). generators: one for each sample, on the CPU, for reproducibility.
+    """
+    device = components.transformer.device
+
+    def encode(frame: torch.Tensor) -> torch.Tensor:
+        frame = frame.to(device)
+        return (frame if batch.text is not None else components.codec.encode(frame)).float()
+
+    clean = [encode(frame) for frame in batch.results]
+    changed = adaptive_max_pool2d(batch.changed.to(device), clean[0].shape[-2:])  # (B, 1, h, w)
     return Step(
-        condition=[codec.encode(frame.to(device)).float() for frame in batch.inputs],
+        condition=[encode(frame) for frame in batch.inputs],
         clean=clean,
-        noise=[torch.randn(x.shape, generator=generator).to(device) for x in clean],
+        noise=[torch.stack([torch.randn(x.shape[1:], generator=g) for g in generators]).to(device) for x in clean],
         t=t.to(device),
         roles=batch.roles.to(device),
-        text=_text(batch.prompts, components, device),
+        text=_text(batch, components, device),
         weight=1 + (changed_weight - 1) * changed,
     )
 
 
-def _text(prompts: list[str], components: Components, device: torch.device) -> dict[str, torch.Tensor] | TextFeatures:
+def _text(batch: Batch, components: Components, device: torch.device) -> dict[str, torch.Tensor] | TextFeatures:
+    if batch.text is not None:
+        return TextFeatures(**batch.text).to(device, components.transformer.dtype)
     if components.text.frozen:
-        return components.text(prompts).to(device, components.transformer.dtype)
-    return {k: v.to(device) for k, v in components.text.tokenize(prompts).items()}
+        return components.text(batch.prompts).to(device, components.transformer.dtype)
+    return {k: v.to(device) for k, v in components.text.tokenize(batch.prompts).items()}
 
 
 class Objective(nn.Module):
@@ -73,7 +87,7 @@ class Objective(nn.Module):
         )
         kind = components.transformer.config.prediction_type
         losses = [
-            flow_loss(p, x_t, x, e, step.t, kind, step.weight if i == 0 else None)
-            for i, (p, x_t, x, e) in enumerate(zip(predictions, noisy, step.clean, step.noise, strict=True))
+            flow_loss(p, x_t, x, e, step.t, kind, step.weight if x.shape[-2:] == step.weight.shape[-2:] else None)
+            for p, x_t, x, e in zip(predictions, noisy, step.clean, step.noise, strict=True)
         ]
         return torch.stack(losses).mean(dim=0)  # (B,)

@@ -9,13 +9,15 @@ from unireal.experiments import OptimizerConfig
 
 def make_optimizers(parts: nn.ModuleDict, config: OptimizerConfig) -> list[optim.Optimizer]:
     """AdamW, and Muon (torch.optim.Muon) for the attention and feed-forward matrices of the transformer's blocks."""
-    matrices, rest = [], []
+    matrices, text, rest = [], [], []
     for name, parameter in parts.named_parameters():
         if not parameter.requires_grad:
             continue
         hidden = "transformer_blocks" in name and (".attn1.to_" in name or ".ff." in name) and parameter.ndim == 2
-        (matrices if hidden and config.muon_lr else rest).append(parameter)
-    adamw = optim.AdamW(rest, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=True)
+        in_text = "text_encoder" in name and config.text_lr
+        (matrices if hidden and config.muon_lr else text if in_text else rest).append(parameter)
+    groups = [{"params": rest}] + ([{"params": text, "lr": config.text_lr}] if text else [])
+    adamw = optim.AdamW(groups, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=True)
     if not matrices:
         return [adamw]
     return [adamw, optim.Muon(matrices, lr=config.muon_lr, weight_decay=config.weight_decay)]

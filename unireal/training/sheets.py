@@ -1,27 +1,29 @@
-"""What a run leaves to look at and to use: sample sheets and the model with averaged weights."""
+"""What a run leaves to look at and to use: sample sheets, and the model or the adapter with averaged weights."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from diffusers.training_utils import EMAModel
 from PIL import Image
 
-from unireal.config import MODELS
 from unireal.data.mixture import Mixture
+from unireal.data.preparation import DataConfig, fitted
 from unireal.experiments import TrainConfig
 from unireal.model.build import Components
+from unireal.model.lora import save_lora
 from unireal.pipeline import UniRealPipeline
+from unireal.training.start import Start
 
 SHEET_ROWS = 16
-_FAR = 1 << 30  # a place in endless streams that training never reaches, so that sheets show what is new
 
 
 @contextmanager
@@ -35,24 +37,43 @@ def averaged(ema: EMAModel, parameters: list[torch.nn.Parameter]) -> Iterator[No
         ema.restore(parameters)
 
 
-def save_pipeline(components: Components, config: TrainConfig, folder: Path) -> None:
-    """Saves a pipeline folder, whole or not at all; an earlier one is replaced."""
+def save_model(components: Components, start: Start, config: TrainConfig, output: Path) -> None:
+    """Saves output/lora if an adapter alone was trained, else output/model, a pipeline's folder."""
+    if config.lora.rank and not config.trainable:
+        _replace(output / "lora", lambda folder: save_lora(components.transformer, folder))
+    elif components.text_encoder is None:  # what was not loaded is copied
+        _replace(output / "model", lambda folder: _save_with_encoders_of(start.folder, components, folder))
+    else:
+        pipeline = UniRealPipeline.from_components(components, **start.settings)
+        _replace(output / "model", lambda folder: pipeline.save_pretrained(folder, safe_serialization=True))
+    if config.lora.rank and config.trainable:
+        _replace(output / "lora", lambda folder: save_lora(components.transformer, folder))
+
+
+def _save_with_encoders_of(source: Path, components: Components, folder: Path) -> None:
+    shutil.copytree(source, folder, ignore=shutil.ignore_patterns("transformer"))
+    components.transformer.save_pretrained(folder / "transformer", safe_serialization=True)
+
+
+def _replace(folder: Path, save: Callable[[Path], None]) -> None:
+    """Lets `save` write a folder, whole or not at all; an earlier one is replaced."""
     temporary = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    _pipeline(components, config).save_pretrained(temporary, safe_serialization=True)
+    save(temporary)
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(temporary, folder)
 
 
-def save_sheet(components: Components, config: TrainConfig, path: Path) -> None:
+def save_sheet(components: Components, settings: dict[str, Any], data: DataConfig, path: Path) -> None:
     """A PNG with one row per example: inputs, truth, result. Of finite data sets it shows what was trained on."""
-    pipeline = _pipeline(components, config)
+    pipeline = UniRealPipeline.from_components(components, **settings)
     pipeline.set_progress_bar_config(disable=True)
-    mixture = Mixture(config.data.sources, config.data.seed)
-    mixture.load_state({"draw": 0, "counts": [_FAR] * len(config.data.sources)})
+    mixture = Mixture(data.sources, data.seed)
+    mixture.go_far()
     samples = list(islice(mixture, SHEET_ROWS))
     rows = []
     for sample in samples:
+        sample = fitted(sample, data.side, data.multiple) if data.side else sample
         frames = [f.image for f in (*sample.inputs, *sample.results)] + pipeline.generate([sample])[0]
         height = max(f.shape[0] for f in frames)
         rows.append(np.concatenate([np.pad(f, ((0, height - f.shape[0]), (0, 4), (0, 0))) for f in frames], axis=1))
@@ -60,9 +81,3 @@ def save_sheet(components: Components, config: TrainConfig, path: Path) -> None:
     sheet = np.concatenate([np.pad(r, ((0, 4), (0, width - r.shape[1]), (0, 0))) for r in rows])
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(sheet).save(path)
-
-
-def _pipeline(components: Components, config: TrainConfig) -> UniRealPipeline:
-    model = MODELS.get(config.model)
-    size = {} if model is None else {"native_size": model.native_size}
-    return UniRealPipeline.from_components(components, shift=config.time.shift, **size)

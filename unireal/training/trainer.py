@@ -4,66 +4,67 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate.utils import gather_object
 from diffusers.training_utils import EMAModel
 from tqdm import tqdm
 
-from unireal.config import MODELS
-from unireal.data.buckets import batches
-from unireal.data.mixture import Mixture
+from unireal.data.buckets import batches, deal
 from unireal.experiments import TrainConfig
-from unireal.model.build import Components, build
-from unireal.pipeline import UniRealPipeline
-from unireal.prompts import join
-from unireal.training.checkpoint import complete_checkpoints, load_checkpoint, save_checkpoint
-from unireal.training.objective import Objective, prepare_step
+from unireal.model.build import Components
+from unireal.sample import Batch
+from unireal.training.checkpoint import RunTensors, complete_checkpoints, load_checkpoint, save_checkpoint
+from unireal.training.distillation import make_objective, settings_of
+from unireal.training.objective import prepare_step
 from unireal.training.optimizers import learning_rate_factor, make_optimizers
-from unireal.training.sheets import averaged, save_pipeline, save_sheet
+from unireal.training.sharding import is_sharded, make_accelerator, rebuilt, whole
+from unireal.training.sheets import averaged, save_model, save_sheet
+from unireal.training.start import load_start
+from unireal.training.tuning import choose_trainable
 
 TIME_BINS = 5
-_VOCABULARY_SAMPLES = 4000
 
 
 class Trainer:
     """One run of `config` in the folder `output`:
 
-    checkpoints/   to resume from          model/     a pipeline folder with the averaged weights
-    logs/          for TensorBoard          samples/   sheets of held-out examples
+    checkpoints/   to resume from          model/     a pipeline folder with the averaged weights, or
+    logs/          for TensorBoard          lora/     the averaged adapter, if nothing else is trained
+    samples/       sheets of held-out examples
     """
 
     def __init__(self, config: TrainConfig, output: Path):
         self.config, self.output = config, output
-        self.accelerator = Accelerator(
-            mixed_precision=config.precision,
-            gradient_accumulation_steps=config.accumulation,
-            log_with="tensorboard",
-            project_dir=output,
-            step_scheduler_with_optimizer=False,
-        )
-        self.components = load_components(config)
+        self.accelerator = make_accelerator(config.precision, config.accumulation, output)
+        self.start = load_start(config)
+        self.start.settings |= settings_of(config)
+        self.components = self.start.components
+        choose_trainable(self.components, config)
         transformer = self.components.transformer
         if config.gradient_checkpointing:
             transformer.enable_gradient_checkpointing()
-        self.objective = Objective(self.components)
-        if self.components.vae is not None:
-            self.components.vae.to(self.accelerator.device)
-        self.components.text_encoder.to(self.accelerator.device)
+        self.objective = make_objective(config, self.start)
+        for encoder in (self.components.vae, self.components.text_encoder):
+            if encoder is not None:
+                encoder.to(self.accelerator.device)
         optimizers = make_optimizers(self.components.trainable, config.optimizer)
         self.wrapped, *self.optimizers = self.accelerator.prepare(self.objective, *optimizers)
         self.rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
-        self.parameters = list(self.objective.parameters())
+        named = {n.removeprefix("parts."): p for n, p in self.objective.named_parameters() if p.requires_grad}
+        self.parameters = list(named.values())
         self.ema = EMAModel(self.parameters, decay=config.optimizer.ema, foreach=True)
+        self.tensors = RunTensors(named, [optimizer.optimizer for optimizer in self.optimizers], self.ema)
         if config.compile:
             for block in transformer.transformer_blocks:
                 block.compile(dynamic=True)
-        self.step, self.data_state = 0, None
+        self.step, self.lanes = 0, None  # lanes: where all lanes of the present stage's data stand
         self._losses: dict[str, list[float]] = defaultdict(list)
 
     def resume(self) -> None:
@@ -71,57 +72,73 @@ class Trainer:
         found = complete_checkpoints(self.output / "checkpoints")
         if not found:
             raise ValueError(f"no checkpoint in {self.output / 'checkpoints'}; start without --resume")
-        state, self.data_state = load_checkpoint(found[-1], self.accelerator, self.ema)
+        state = load_checkpoint(found[-1], self.accelerator, self.tensors)
         self.step = state["step"]
+        if state["stage"] == self.config.stage_at(self.step):
+            self.lanes = state["lanes"]
         self.accelerator.print(f"resumed from {found[-1]}")
 
-    def train(self) -> list[float]:
-        """Runs to config.steps; returns the loss of every step."""
+    def train(self, after_step: Callable[[int, float], None] | None = None) -> list[float]:
+        """Runs to config.steps; returns the loss of every step, the mean over all processes.
+
+        after_step(step, loss) is called after each, before it is saved. Raises FloatingPointError if the loss is no
+        longer finite, ValueError if too much of the data is bad, and OSError if a checkpoint cannot be written.
+        """
         config, accelerator = self.config, self.accelerator
         accelerator.init_trackers("logs")
-        process, processes = accelerator.process_index, accelerator.num_processes
-        data = batches(config.data, process, processes, self.data_state, config.workers)
-        history, waited, started = [], 0.0, time.time()
+        history, data, stage = [], None, None
+        waited, started = 0.0, time.time()
         with tqdm(total=config.steps, initial=self.step, disable=not accelerator.is_main_process, desc="train") as bar:
             while self.step < config.steps:
-                self._set_learning_rates()
+                if stage != (stage := config.stage_at(self.step)):
+                    data, self.lanes = self._data(stage), None
+                self._set_learning_rates(stage)
                 loss = 0.0
-                for micro in range(config.accumulation):
+                for turn in range(config.accumulation):
                     before = time.time()
-                    batch, self.data_state = next(data)
+                    batch, own = next(data)
                     waited += time.time() - before
-                    loss += self._backward(batch, micro) / config.accumulation
+                    loss += self._backward(batch, turn, stage) / config.accumulation
+                history.append(self._mean_loss(loss))
                 self.step += 1
-                history.append(loss)
                 bar.update()
+                if after_step is not None:
+                    after_step(self.step, history[-1])
                 if self.step % config.log_every == 0:
-                    self._log(bar, waited / (time.time() - started))
+                    self._log(bar, waited / (time.time() - started), own)
                     waited, started = 0.0, time.time()
                 last = self.step == config.steps
                 if last or self.step % config.checkpoint_every == 0:
-                    self._checkpoint()
+                    self._checkpoint(stage, own)
                 if config.sample_every and (last or self.step % config.sample_every == 0):
-                    self._sample()
+                    self._sample(stage)
         self._export()
         accelerator.end_training()
         return history
 
-    def _backward(self, batch, micro: int) -> float:
+    def _data(self, stage: int) -> Iterator[tuple[Batch, list[dict[str, Any]]]]:
+        """The batches of a stage, from where the run stopped or from its beginning."""
+        config, rank, processes = self.config, self.accelerator.process_index, self.accelerator.num_processes
+        data, own = config.course[stage].data, None
+        if self.lanes is not None:
+            own = deal(self.lanes, processes * config.accumulation, data)[rank::processes]
+        return batches(data, rank, processes, own, config.workers, turns=config.accumulation)
+
+    def _backward(self, batch: Batch, turn: int, stage: int) -> float:
         """One batch: loss and gradients, and after the last of an accumulation the update."""
         accelerator, config = self.accelerator, self.config
-        seed = np.random.SeedSequence((config.seed, self.step, micro, accelerator.process_index)).generate_state(1)
-        generator = torch.Generator().manual_seed(int(seed[0]))
-        t = config.time(len(batch.prompts), generator)
-        step = prepare_step(batch, self.components, t, generator, config.changed_weight)
+        # What is random in a sample follows from the sample, whatever batch or process it is in.
+        generators = [_generator(config.seed, stage, number) for number in batch.numbers]
+        t = torch.cat([config.course[stage].time(1, generator) for generator in generators])
+        torch.manual_seed(_seed(config.seed, self.step, turn, accelerator.process_index))  # for dropout in a model
+        step = prepare_step(batch, self.components, t, generators, config.changed_weight)
         with accelerator.accumulate(self.wrapped), accelerator.autocast():
             losses = self.wrapped(step)  # (B,)
             loss = losses.mean()
-            if not torch.isfinite(loss):
-                raise FloatingPointError(f"the loss is {loss.item()} at step {self.step}; lower the learning rate")
             accelerator.backward(loss)
             if accelerator.sync_gradients:
                 norm = accelerator.clip_grad_norm_(self.parameters, config.optimizer.max_grad_norm)
-                self._losses["gradient norm"].append(float(norm))
+                self._losses["gradient norm"].append(float(whole(norm)))
             for optimizer in self.optimizers:
                 optimizer.step()
                 optimizer.zero_grad()
@@ -130,6 +147,14 @@ class Trainer:
         self._record(batch.tasks, t, losses.detach().float().cpu())
         return loss.item()
 
+    def _mean_loss(self, loss: float) -> float:
+        """Over all processes. Raises FloatingPointError, in all of them, if it is not finite."""
+        if self.accelerator.num_processes > 1:
+            loss = self.accelerator.reduce(torch.tensor(loss, device=self.accelerator.device), "mean").item()
+        if not np.isfinite(loss):
+            raise FloatingPointError(f"the loss is {loss} at step {self.step}; lower the learning rate")
+        return loss
+
     def _record(self, tasks: list[str], t: torch.Tensor, losses: torch.Tensor) -> None:
         for task, time_, loss in zip(tasks, t.tolist(), losses.tolist(), strict=True):
             self._losses["loss"].append(loss)
@@ -137,59 +162,64 @@ class Trainer:
             low = min(int(time_ * TIME_BINS), TIME_BINS - 1) / TIME_BINS
             self._losses[f"loss by time/{low:.1f}"].append(loss)
 
-    def _log(self, bar: tqdm, waiting: float) -> None:
-        means = {name: float(np.mean(values)) for name, values in self._losses.items()}
+    def _log(self, bar: tqdm, waiting: float, lanes: list[dict[str, Any]]) -> None:
+        bad = sum(lane["mixture"].get("bad", 0) for lane in lanes)
+        collected: dict[str, list[float]] = defaultdict(list)
+        for losses in gather_object([dict(self._losses) | {"bad records": [bad]}]):
+            for name, values in losses.items():
+                collected[name] += values
+        means = {name: float(np.mean(values)) for name, values in collected.items()}
+        means["bad records"] = float(sum(collected["bad records"]))
         means["share of time waiting for data"] = waiting
         means["learning rate"] = self.optimizers[0].param_groups[0]["lr"]
         self.accelerator.log(means, step=self.step)
         bar.set_postfix(loss=f"{means['loss']:.4f}", norm=f"{means['gradient norm']:.2f}", wait=f"{waiting:.1%}")
         self._losses.clear()
 
-    def _set_learning_rates(self) -> None:
-        factor = learning_rate_factor(self.step, self.config.steps, self.config.optimizer)
+    def _set_learning_rates(self, stage: int) -> None:
+        start, config = self.config.course[stage].start, self.config
+        factor = learning_rate_factor(self.step - start, config.steps - start, config.optimizer)
         for optimizer, rates in zip(self.optimizers, self.rates, strict=True):
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * factor
 
-    def _checkpoint(self) -> None:
-        state: dict[str, Any] = {"step": self.step, "config": asdict(self.config)}
+    def _checkpoint(self, stage: int, own: list[dict[str, Any]]) -> None:
+        turns = gather_object([own])  # of every process, one state for each turn
+        lanes = [states[turn] for turn in range(self.config.accumulation) for states in turns]
+        state: dict[str, Any] = {"step": self.step, "stage": stage, "lanes": lanes, "config": asdict(self.config)}
         folder = self.output / "checkpoints"
-        save_checkpoint(folder, self.accelerator, self.ema, state, self.data_state, self.config.keep_checkpoints)
+        save_checkpoint(folder, self.accelerator, self.tensors, state, self.config.keep_checkpoints)
+
+    @contextmanager
+    def _averaged(self) -> Iterator[Components | None]:
+        """The components with the averaged weights, in one piece, in the main process; None in the others."""
+        if not is_sharded(self.parameters):
+            with averaged(self.ema, self.parameters):
+                yield self.components if self.accelerator.is_main_process else None
+            return
+        named = {n.removeprefix("parts."): whole(p) for n, p in self.objective.named_parameters()}
+        named |= {n: whole(s) for n, s in zip(self.tensors.parameters, self.ema.shadow_params, strict=True)}
+        yield rebuilt(self.components, self.config.lora, named) if self.accelerator.is_main_process else None
 
     def _export(self) -> None:
-        """Saves output/model, a pipeline folder with the averaged weights."""
-        if not self.accelerator.is_main_process:
-            return
-        with averaged(self.ema, self.parameters):
-            save_pipeline(self.components, self.config, self.output / "model")
+        """Saves output/model, a pipeline folder with the averaged weights, or output/lora, the averaged adapter."""
+        with self._averaged() as components:
+            if components is not None:
+                save_model(components, self.start, self.config, self.output)
+        self.accelerator.wait_for_everyone()
 
-    def _sample(self) -> None:
+    def _sample(self, stage: int) -> None:
         """Draws a sheet of held-out examples with the averaged weights."""
-        if not self.accelerator.is_main_process:
-            return
-        with averaged(self.ema, self.parameters):
-            save_sheet(self.components, self.config, self.output / "samples" / f"step-{self.step:07d}.png")
+        path = self.output / "samples" / f"step-{self.step:07d}.png"
+        with self._averaged() as components:
+            if components is not None:
+                save_sheet(components, self.start.settings, self.config.course[stage].data, path)
+        self.accelerator.wait_for_everyone()
 
 
-def load_components(config: TrainConfig) -> Components:
-    """The model that a run starts from: fresh, by its size's name, or a pipeline folder.
-
-    Raises ValueError if it is neither.
-    """
-    if config.model in MODELS:
-        return build(MODELS[config.model], vocabulary(config), config.seed)
-    if not Path(config.model).is_dir():
-        raise ValueError(f"model {config.model!r} is neither a size ({', '.join(MODELS)}) nor a folder")
-    return UniRealPipeline.from_pretrained(config.model).as_components()
+def _seed(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
-def vocabulary(config: TrainConfig) -> list[str]:
-    """The words of the first samples of the run's data, for a text encoder that is trained from nothing."""
-    mixture = Mixture(config.data.sources, config.data.seed)
-    words: set[str] = set()
-    for sample in islice(mixture, _VOCABULARY_SAMPLES):
-        text = join(sample.context, sample.instruction)
-        words.update(
-            w for w in "".join(c if c.isalnum() else " " for c in text).split() if not w.startswith(("IMG", "RES"))
-        )
-    return sorted(words | {w.capitalize() for w in words} | {w.lower() for w in words})
+def _generator(*numbers: int) -> torch.Generator:
+    return torch.Generator().manual_seed(_seed(*numbers))

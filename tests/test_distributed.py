@@ -1,0 +1,170 @@
+"""Training in several processes: the shipped launch files, the same losses as in one process, other numbers of
+processes after a resumption.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+from processes import forget_accelerate, launch
+from safetensors.torch import load_file
+from torch.distributed.tensor import DTensor
+
+from unireal.data.buckets import BucketedBatches, DataConfig, deal
+from unireal.data.sources import Source
+from unireal.experiments import EXPERIMENTS, OptimizerConfig, TrainConfig
+from unireal.training import start
+from unireal.training.checkpoint import complete_checkpoints
+from unireal.training.trainer import Trainer
+
+# Two batches for every step, of one process that accumulates them or of two: the samples are the same.
+MUON = OptimizerConfig(lr=1e-2, muon_lr=0.01, warmup=0)
+TWO_PROCESSES = replace(EXPERIMENTS["debug"], steps=4, checkpoint_every=2, optimizer=MUON, gradient_checkpointing=True)
+ONE_PROCESS = replace(TWO_PROCESSES, accumulation=2)
+WEIGHTS = "model/transformer/diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_vocabulary():
+    before, start._VOCABULARY_SAMPLES = start._VOCABULARY_SAMPLES, 100
+    yield
+    start._VOCABULARY_SAMPLES = before
+    forget_accelerate()
+
+
+def train(config: TrainConfig, output: Path, resume: bool = False, sharded: bool = False) -> None:
+    """Writes the losses to output/losses.json."""
+    output.mkdir(exist_ok=True)
+    trainer = Trainer(config, output)
+    assert all(isinstance(p, DTensor) == sharded for p in trainer.parameters)
+    if resume:
+        trainer.resume()
+    losses = trainer.train()
+    assert trainer.step == config.steps
+    if trainer.accelerator.is_main_process:
+        (output / "losses.json").write_text(json.dumps(losses))
+
+
+def losses(output: Path) -> list[float]:
+    return json.loads((output / "losses.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory) -> Path:
+    """A run of one process."""
+    forget_accelerate()
+    output = tmp_path_factory.mktemp("runs") / "one"
+    train(ONE_PROCESS, output)
+    return output
+
+
+@pytest.fixture(scope="module")
+def sharded(tmp_path_factory) -> Path:
+    """The same run in shards in two processes."""
+    output = tmp_path_factory.mktemp("runs") / "sharded"
+    launch("fsdp2.yaml", 2, train, TWO_PROCESSES, output, False, True)
+    return output
+
+
+@pytest.fixture(scope="module")
+def copied(tmp_path_factory) -> Path:
+    """The same run in two processes with the whole model in each."""
+    output = tmp_path_factory.mktemp("runs") / "copied"
+    launch("ddp.yaml", 2, train, TWO_PROCESSES, output)
+    return output
+
+
+@pytest.mark.parametrize("run", ["sharded", "copied"])
+def test_two_processes_train_as_one(one, run, request):
+    other = request.getfixturevalue(run)
+    assert len(losses(other)) == 4 and losses(other) == pytest.approx(losses(one), abs=1e-3)
+    a, b = load_file(one / WEIGHTS), load_file(other / WEIGHTS)
+    assert a.keys() == b.keys()
+    assert all(torch.allclose(a[name], b[name], atol=5e-3) for name in a)  # Muon computes in bfloat16
+
+
+def test_shards_are_saved_by_all_processes(sharded):
+    (checkpoint, _) = complete_checkpoints(sharded / "checkpoints")
+    parts = [load_file(file) for file in sorted(checkpoint.glob("shard-*.safetensors"))]
+    assert len(parts) == 2
+    name = "model.transformer.transformer_blocks.0.ff.net.0.proj.weight"
+    assert parts[0][name].shape == parts[1][name].shape == (64, 32)
+    assert not {file.suffix for file in checkpoint.iterdir()} - {".safetensors", ".json"}  # nothing pickled
+
+
+def _from_step_2(run: Path, target: Path) -> Path:
+    """A folder in which the run got no further than step 2."""
+    (target / "checkpoints").mkdir(parents=True)
+    first = complete_checkpoints(run / "checkpoints")[0]
+    os.symlink(first, target / "checkpoints" / first.name)
+    return target
+
+
+def test_one_process_goes_on_with_the_shards_of_two(one, sharded, tmp_path):
+    forget_accelerate()
+    output = _from_step_2(sharded, tmp_path / "run")
+    train(ONE_PROCESS, output, resume=True)
+    assert losses(output) == pytest.approx(losses(one)[2:], abs=1e-3)
+
+
+def test_two_processes_go_on_with_the_checkpoint_of_one(one, tmp_path):
+    output = _from_step_2(one, tmp_path / "run")
+    launch("fsdp2.yaml", 2, train, TWO_PROCESSES, output, True, True)
+    assert losses(output) == pytest.approx(losses(one)[2:], abs=1e-3)
+
+
+# The data, dealt anew
+
+WORLD = DataConfig((Source("data_builders.world.stream:WorldStream", options={"sizes": ((8, 8),)}),), batch_size=3)
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1), (2, 3), (3, 2)])
+def test_every_sample_is_seen_once_when_the_number_of_lanes_changes(before, after):
+    seen: list[int] = []
+    states = []
+    for lane in range(before):
+        made = list(islice(BucketedBatches(WORLD, lane, before), 12))
+        seen += [number for batch, _ in made for number in batch.numbers]
+        states += made[-1][1]
+    assert any(state["waiting"] for state in states)
+    states = json.loads(json.dumps(states))
+    for _ in range(2):  # and when it changes again before all that is owed was seen
+        states = deal(states, after, WORLD)
+        new = []
+        for lane, state in enumerate(states):
+            made = list(islice(BucketedBatches(WORLD, lane, after, [state]), 4))
+            seen += [number for batch, _ in made for number in batch.numbers]
+            new += made[-1][1]
+        states, before, after = new, after, before
+    waiting = [place["draw"] for state in states for place in (*state["waiting"], *state["owed"])]
+    farthest = max(state["mixture"]["draw"] for state in states)
+    behind = [
+        number
+        for lane, state in enumerate(states)
+        for number in range(state["mixture"]["draw"], farthest)
+        if number % len(states) == lane
+    ]
+    assert sorted(seen + waiting + behind) == list(range(farthest))
+    assert len(seen) == len(set(seen))
+
+
+def test_a_sample_does_not_depend_on_its_lane():
+    config = replace(WORLD, text_dropout=0.3, context_dropout=0.3, input_dropout=0.3)
+
+    def prompts(count: int) -> dict[int, str]:
+        made = {}
+        for lane in range(count):
+            for batch, _ in islice(BucketedBatches(config, lane, count), 12 // count):
+                made |= dict(zip(batch.numbers, batch.prompts, strict=True))
+        return made
+
+    one, three = prompts(1), prompts(3)
+    common = one.keys() & three.keys()
+    assert len(common) > 10 and all(one[number] == three[number] for number in common)
+    assert "" in one.values()

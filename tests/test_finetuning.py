@@ -1,0 +1,169 @@
+"""Fine-tuning: an adapter, parts of the weights, all of them; and a new task in one file."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from processes import forget_accelerate
+from safetensors.torch import load_file
+
+from unireal.cli import main as infer
+from unireal.experiments import EXPERIMENTS, LoraConfig, OptimizerConfig, TrainConfig
+from unireal.pipeline import UniRealPipeline
+from unireal.plugins import load_plugin
+from unireal.tasks import CANVAS, TASKS, TaskSpec, register
+from unireal.training import start
+from unireal.training.cli import main
+from unireal.training.trainer import Trainer
+
+ROOT = Path(__file__).parent.parent
+EXAMPLE = ROOT / "examples" / "new_task"
+STEEP = OptimizerConfig(lr=2e-2, warmup=0, ema=0.5)
+WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerate(monkeypatch):
+    monkeypatch.setattr(start, "_VOCABULARY_SAMPLES", 50)
+    forget_accelerate()
+    yield
+    forget_accelerate()
+
+
+@pytest.fixture
+def finetuning(tiny_pipeline_folder) -> TrainConfig:
+    """From a saved model of the debug size."""
+    return replace(EXPERIMENTS["debug"], model=str(tiny_pipeline_folder), optimizer=STEEP, steps=2)
+
+
+def train(config: TrainConfig, output: Path, resume: bool = False) -> Trainer:
+    forget_accelerate()
+    output.mkdir(exist_ok=True)
+    trainer = Trainer(config, output)
+    if resume:
+        trainer.resume()
+    trainer.train()
+    return trainer
+
+
+def changed(before: Path, after: Path) -> set[str]:
+    a, b = load_file(before / WEIGHTS), load_file(after / WEIGHTS)
+    assert a.keys() == b.keys()
+    return {name for name in a if not torch.equal(a[name], b[name])}
+
+
+def test_a_lora_is_saved_alone_and_loads_with_lora(finetuning, tiny_pipeline_folder, tmp_path, picture, capsys):
+    config = replace(finetuning, lora=LoraConfig(rank=2))
+    trainer = train(config, tmp_path / "run")
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["checkpoints", "logs", "lora"]
+    assert sorted(p.name for p in (tmp_path / "run/lora").iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ]
+    (shard,) = (tmp_path / "run/checkpoints/step-0000002").glob("*.safetensors")
+    assert shard.stat().st_size < 200_000 and all("lora_" in name for name in load_file(shard))
+    pipeline = UniRealPipeline.from_pretrained(tiny_pipeline_folder)
+    pipeline.load_lora_weights(tmp_path / "run/lora")
+    loaded = {n: p for n, p in pipeline.transformer.named_parameters() if "lora_" in n}
+    averages = dict(zip(trainer.tensors.parameters, trainer.ema.shadow_params, strict=True))
+    assert all(torch.equal(p, averages[f"transformer.{n}"]) for n, p in loaded.items()) and len(loaded) == 16
+    assert any(p.abs().max() > 0 for n, p in loaded.items() if "lora_B" in n)
+    arguments = ["edit", "--canvas", picture("room.png"), "--prompt", "red", "--model", tiny_pipeline_folder]
+    results = []
+    for name, lora in (("plain.png", []), ("adapted.png", ["--lora", tmp_path / "run/lora"])):
+        assert infer([str(a) for a in (*arguments, "--output", tmp_path / name, *lora)]) == 0
+        results.append(np.asarray(Image.open(tmp_path / name)))
+    assert (results[0] != results[1]).any()
+
+
+def test_a_lora_resumes_exactly(finetuning, tmp_path):
+    config = replace(finetuning, lora=LoraConfig(rank=2), steps=4, checkpoint_every=2)
+    whole = train(config, tmp_path / "whole")
+    train(replace(config, steps=2), tmp_path / "parts")
+    resumed = train(config, tmp_path / "parts", resume=True)
+    assert all(torch.equal(a, b) for a, b in zip(whole.ema.shadow_params, resumed.ema.shadow_params, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("parts", "expected"),
+    [
+        (("conditions",), {"role_embedding.weight", "index_embedding.weight", "patch_embed.text_proj"}),
+        (("projections",), {"to_q", "to_k", "to_v", "to_out"}),
+        ((r"blocks\.1\.ff",), {"transformer_blocks.1.ff"}),
+    ],
+)
+def test_only_the_chosen_parts_change(finetuning, tiny_pipeline_folder, tmp_path, parts, expected):
+    trainer = train(replace(finetuning, trainable=parts), tmp_path / "run")
+    names = changed(tiny_pipeline_folder, tmp_path / "run/model")
+    assert names and all(any(part in name for part in expected) for name in names)
+    assert all(any(part in name for name in names) for part in expected)
+    assert len(trainer.parameters) < 30
+    text = "text_encoder/model.safetensors"
+    before, after = load_file(tiny_pipeline_folder / text), load_file(tmp_path / "run/model" / text)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_all_weights_change_and_the_models_settings_stay(finetuning, tiny_pipeline_folder, tmp_path):
+    train(finetuning, tmp_path / "run")
+    assert len(changed(tiny_pipeline_folder, tmp_path / "run/model")) > 40
+    before, after = (UniRealPipeline.from_pretrained(f) for f in (tiny_pipeline_folder, tmp_path / "run/model"))
+    assert after.config.default_steps == before.config.default_steps == 2
+    assert after.scheduler.config.shift == before.scheduler.config.shift
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("--trainable nothing", "trainable 'nothing' matches no parameter"),
+        ("--trainable (", "is no regular expression"),
+        ("--lora.rank -1", "lora has rank >= 0"),
+        ("--lora.rank 2 --lora.targets to_x", "no layer's name ends in 'to_x'"),
+        ("--plugin missing.py", "plugin 'missing.py' is not a file"),
+    ],
+)
+def test_bad_arguments(tmp_path, capsys, arguments, expected):
+    try:
+        status = main(["debug", "--output", str(tmp_path / "run"), *arguments.split()])
+    except SystemExit as stop:
+        status = stop.code
+    error = capsys.readouterr().err
+    assert status == 2 and expected in error and error.count("\n") == 1 and not (tmp_path / "run").exists()
+
+
+# The documented example: a task in one file
+
+
+def test_the_example_learns_its_task(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    small = ["--steps", "6", "--data.batch-size", "4", "--optimizer.lr", "1e-2", "--optimizer.warmup", "0"]
+    small += ["--optimizer.decay", "0", "--sample-every", "0", "--precision", "no", "--workers", "0"]
+    losses: list[float] = []
+    mean_loss = Trainer._mean_loss
+    monkeypatch.setattr(Trainer, "_mean_loss", lambda self, x: losses.append(mean_loss(self, x)) or losses[-1])
+    assert main(["examples/new_task/run.yaml", "--output", str(tmp_path / "run"), *small]) == 0
+    assert np.mean(losses[-2:]) < 0.8 * np.mean(losses[:2])
+    assert TASKS["night"].slots == (CANVAS,)
+    capsys.readouterr()
+    arguments = ["night", "--canvas", "examples/room.png", "--output", str(tmp_path / "night.png"), "--steps", "1"]
+    assert infer([*arguments, "--plugin", "examples/new_task/task.py", "--lora", str(tmp_path / "run/lora")]) == 0
+    assert Image.open(tmp_path / "night.png").size == Image.open("examples/room.png").size
+
+
+def test_a_new_process_knows_the_task_by_its_plugin():
+    command = [sys.executable, "infer.py", "--list-tasks", "--plugin", "examples/new_task/task.py"]
+    listing = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=True).stdout
+    assert "night" in listing and "show a scene at night" in listing
+
+
+def test_names_of_tasks_are_taken_once():
+    first = load_plugin(EXAMPLE / "task.py").NIGHT
+    assert register(first) is first
+    with pytest.raises(ValueError, match="there is a task 'edit' already"):
+        register(TaskSpec(name="edit", summary="another", slots=()))

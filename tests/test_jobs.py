@@ -1,0 +1,95 @@
+"""infer.py --jobs: many jobs, one model, and a second call that does only what is missing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from unireal import cli
+
+
+@pytest.fixture
+def canvas(tmp_path) -> Path:
+    Image.new("RGB", (24, 16), (90, 120, 60)).save(tmp_path / "room.png")
+    return tmp_path / "room.png"
+
+
+@pytest.fixture
+def jobs(tmp_path, canvas):
+    """Writes a file of jobs, each on the canvas unless it says otherwise."""
+
+    def write(*lines: dict | str) -> Path:
+        path = tmp_path / "jobs.jsonl"
+        common = {"task": "edit", "canvas": str(canvas)}
+        path.write_text("\n".join(x if isinstance(x, str) else json.dumps(common | x) for x in lines) + "\n")
+        return path
+
+    return write
+
+
+def _reports(outcome) -> list[dict]:
+    return [json.loads(line) for line in outcome.out.splitlines()]
+
+
+def test_jobs_give_what_single_calls_give_with_one_load(infer, jobs, canvas, tmp_path, monkeypatch):
+    cli._load.cache_clear()
+    first, second, single = tmp_path / "out/1.png", tmp_path / "out/2.png", tmp_path / "single.png"
+    path = jobs(
+        {"prompt": "Make it red.", "output": str(first), "seed": 3},
+        {"task": "depth", "output": str(second)},
+    )
+    outcome = infer("--jobs", path, "--json", "--steps", 1)
+    assert outcome.status == 0, outcome.err
+    assert [r["files"] for r in _reports(outcome)] == [[str(first)], [str(second)]]
+    assert cli._load.cache_info().misses == 1 and cli._load.cache_info().hits == 1
+    infer("edit", "--canvas", canvas, "--prompt", "Make it red.", "--seed", 3, "--output", single, 
+          "--steps", 1)  # fmt: skip
+    assert Image.open(first).tobytes() == Image.open(single).tobytes()
+
+
+def test_a_second_call_does_only_what_is_missing(infer, jobs, tmp_path):
+    outputs = [tmp_path / f"{i}.png" for i in range(3)]
+    path = jobs(*({"prompt": f"Edit {i}.", "output": str(o)} for i, o in enumerate(outputs)))
+    call = ("--jobs", path, "--json", "--steps", 1)
+    assert len(_reports(infer(*call))) == 3
+    outputs[1].unlink()
+    with path.with_name("jobs.jsonl.done").open("a") as file:
+        file.write('{"job": "half')  # stopped while it wrote
+    again = infer(*call)
+    assert again.status == 0 and [r["line"] for r in _reports(again)] == [2]
+    assert outputs[1].is_file() and infer(*call).out == ""
+
+
+def test_a_job_that_fails_does_not_stop_the_others(infer, jobs, tmp_path):
+    path = jobs(
+        {"canvas": str(tmp_path / "no.png"), "prompt": "Make it red.", "output": str(tmp_path / "a.png")},
+        {"prompt": "Make it red.", "output": str(tmp_path / "b.png")},
+    )
+    outcome = infer("--jobs", path, "--steps", 1)
+    assert outcome.status == 2 and "line 1" in outcome.err and "no.png" in outcome.err
+    assert outcome.out.split() == [str(tmp_path / "b.png")] and (tmp_path / "b.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("{", "jobs.jsonl:2 is not JSON"),
+        ("[1]", "not a JSON object"),
+        ({"promt": "x"}, "did you mean --prompt?"),
+        ({"steps": 0}, "at least 1"),
+        ({"model": "unireal-tiny"}, "all jobs share"),
+    ],
+)
+def test_bad_lines_are_told_before_anything_runs(infer, jobs, tmp_path, line, expected):
+    good = {"prompt": "Make it red.", "output": str(tmp_path / "a.png")}
+    outcome = infer("--jobs", jobs(good, line))
+    assert outcome.status == 2 and expected in outcome.err and outcome.err.count("\n") == 1
+    assert not (tmp_path / "a.png").exists()
+
+
+def test_a_missing_file_of_jobs(infer, tmp_path):
+    outcome = infer("--jobs", tmp_path / "none.jsonl")
+    assert outcome.status == 2 and "none.jsonl" in outcome.err

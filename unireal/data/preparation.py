@@ -1,0 +1,130 @@
+"""What is trained on, and what is done to a sample before it joins a batch: size, scaffold, dropout.
+
+All of it follows from the seed and the sample's number in the run, so that it is the same however many processes share
+the data, and after a resumption.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from PIL import Image
+
+from unireal.data.encoded import EncodedSample
+from unireal.data.sources import Source
+from unireal.prompts import check_referring
+from unireal.sample import Frame, Sample
+from unireal.tasks import get_task
+from unireal.transforms import resized
+
+_SALT = 1  # what is drawn here is independent of what the mixture draws from the same number
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What is trained on.
+
+    sources:      the data sets and their weights.
+    batch_size:   samples of a batch and process.
+    seed:         of the order of samples.
+    text_dropout: share of samples without instruction and context; input_dropout: without input frames;
+    context_dropout: share of samples without context prompt alone.
+    side:         frames are scaled to about side x side pixels in their own proportions; 0 leaves them as they are.
+    multiple:     their sides are then multiples of it, so that few sizes occur.
+    scaffold:     Ditto's modality curriculum (arXiv 2510.15742): how likely a sample keeps the frames of its task's
+                  scaffold slot, as (step, probability) points with straight lines between; none keeps them always.
+    bad_share:    share of unusable records above which the run stops; they are skipped below.
+    """
+
+    sources: tuple[Source, ...] = (Source("data_builders.world.stream:WorldStream"),)
+    batch_size: int = 64
+    seed: int = 0
+    text_dropout: float = 0.05
+    input_dropout: float = 0.02
+    context_dropout: float = 0.1
+    side: int = 0
+    multiple: int = 16
+    scaffold: tuple[tuple[int, float], ...] = ()
+    bad_share: float = 0.01
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ValueError(f"data.batch_size must be at least 1, got {self.batch_size}")
+        for name in ("text_dropout", "input_dropout", "context_dropout", "bad_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"data.{name} is a share in 0..1, got {getattr(self, name)}")
+        if self.multiple < 1 or self.side < 0 or 0 < self.side < self.multiple:
+            raise ValueError(f"data.side is 0 or at least data.multiple ({self.multiple}), got {self.side}")
+        steps = [step for step, _ in self.scaffold]
+        if steps != sorted(steps) or not all(0 <= p <= 1 for _, p in self.scaffold):
+            raise ValueError(
+                f"data.scaffold has ascending (step, probability in 0..1) points, e.g. ((0, 1.0), (10000, 0.2)), "
+                f"got {self.scaffold}"
+            )
+
+
+def prepared(sample: Sample, number: int, step: float, config: DataConfig) -> Sample:
+    """The sample as it is trained on. number: of the sample; step: of the run, about, for the scaffold's schedule.
+
+    Raises ValueError if latents are to be scaled.
+    """
+    rng = np.random.default_rng((config.seed, number, _SALT))
+    without_text, without_context, without_inputs, scaffold = rng.random(4)
+    if config.scaffold and scaffold >= scaffold_probability(step, config.scaffold):
+        sample = without_scaffold(sample)
+    if config.side:
+        sample = fitted(sample, config.side, config.multiple)
+    if without_text < config.text_dropout:
+        sample = replace(sample, instruction="", context="")
+    elif without_context < config.context_dropout:
+        sample = replace(sample, context="")
+    return replace(sample, inputs=()) if without_inputs < config.input_dropout else sample
+
+
+def scaffold_probability(step: float, points: tuple[tuple[int, float], ...]) -> float:
+    """Of keeping the scaffold, on the lines between the points; two points at one step are a jump."""
+    steps, probabilities = zip(*points, strict=True)
+    return float(np.interp(step, steps, probabilities))
+
+
+def without_scaffold(sample: Sample) -> Sample:
+    """The sample without the frames of its task's scaffold slots, unless the instruction names them."""
+    scaffolds = {(s.role, kind) for s in get_task(sample.task).slots if s.scaffold for kind in s.kinds}
+    kept = tuple(f for f in sample.inputs if (f.role, f.kind) not in scaffolds)
+    try:
+        check_referring(sample.instruction, len(kept), len(sample.results))
+    except ValueError:
+        return sample
+    return replace(sample, inputs=kept)
+
+
+def fitted(sample: Sample, side: int, multiple: int) -> Sample:
+    """The sample with frames of about side x side pixels. Frames of one size stay of one size."""
+    if isinstance(sample, EncodedSample):
+        raise ValueError("data.side cannot scale latents; give it to python -m unireal.data precompute instead")
+
+    def fit(frame: Frame) -> Frame:
+        size = fitted_size(frame.size, side, multiple)
+        return frame if frame.image.ndim == 2 and size == frame.size else resized(_eight_bits(frame, size), size)
+
+    mask = sample.mask
+    if mask is not None:
+        height, width = fitted_size(mask.shape, side, multiple)
+        mask = np.array(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
+    return replace(sample, inputs=tuple(map(fit, sample.inputs)), results=tuple(map(fit, sample.results)), mask=mask)
+
+
+def fitted_size(size: tuple[int, int], side: int, multiple: int) -> tuple[int, int]:
+    """(height, width) of about side² pixels in about the proportions of `size`, both multiples of `multiple`."""
+    height = side * (size[0] / size[1]) ** 0.5
+    rows = max(round(height / multiple), 1)
+    return rows * multiple, max(round(side * side / (rows * multiple) / multiple), 1) * multiple
+
+
+def _eight_bits(frame: Frame, size: tuple[int, int]) -> Frame:
+    """Depth of 16 bits as grey of 8, which `resized` takes."""
+    if frame.image.ndim == 3:
+        return frame
+    grey = (frame.image / 257 + 0.5).astype(np.uint8)
+    return replace(frame, image=np.repeat(grey[..., None], 3, axis=2))

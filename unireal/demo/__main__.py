@@ -1,0 +1,65 @@
+"""python -m unireal.demo [--model M] [--host H] [--port P] [--auth USER:PASSWORD]
+
+Serves the page at http://127.0.0.1:7860 until it is interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import threading
+from pathlib import Path
+
+from unireal.demo.engine import Engine
+from unireal.demo.server import LOCAL, credentials, served
+from unireal.model.folder import HUB_ID, SHIPPED, check_model_folder
+from unireal.plugins import load_plugin
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Returns the exit status: 0 interrupted, 2 bad input."""
+    options = _parser().parse_args(arguments)
+    try:
+        check_model(options.model)
+        auth = None if options.auth is None else credentials(options.auth)
+        for plugin in options.plugin:
+            load_plugin(plugin)
+        engine = Engine(options.model, options.device, options.dtype)
+        with served(engine, options.host, options.port, auth) as address:
+            print(f"serving {options.model} at {address}", flush=True)
+            if auth is None and options.host not in LOCAL:
+                print("warning: whoever reaches this machine can use the page; add --auth", file=sys.stderr, flush=True)
+            threading.Event().wait()
+    except KeyboardInterrupt:
+        return 0
+    except (ValueError, OSError, ImportError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def check_model(model: str) -> None:
+    """Before anything is served; a hub id is looked up when it is loaded. Raises ValueError."""
+    path = SHIPPED.get(model, Path(model))
+    if path.exists():
+        check_model_folder(path)
+    elif not re.fullmatch(HUB_ID, model):
+        raise ValueError(f"model {model!r} is neither a folder, a hub id, nor one of: {', '.join(SHIPPED)}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m unireal.demo", description="A web page to try a model on.",
+                                     allow_abbrev=False)  # fmt: skip
+    parser.add_argument("--model", default="unireal-tiny", metavar="M", help="unireal-tiny, a folder or a hub id")
+    parser.add_argument("--host", default="127.0.0.1", metavar="H", help="address to serve at (default: this machine)")
+    parser.add_argument("--port", type=int, default=7860, metavar="P", help="default: 7860; 0 is any that is free")
+    parser.add_argument("--auth", metavar="USER:PASSWORD", help="who may enter; or a file with such lines")
+    parser.add_argument("--device", default="auto", metavar="D", help="cpu, cuda, mps (default: cuda if there is one)")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
+    parser.add_argument("--plugin", action="append", default=[], metavar="FILE", help="Python file that adds tasks")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

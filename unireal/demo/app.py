@@ -1,0 +1,138 @@
+"""The page: a tab for each family of tasks, in it a tab for each task, and what happens when one is run."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from unireal.demo.engine import Engine, Outcome
+from unireal.demo.examples import examples_of
+from unireal.demo.form import Form
+from unireal.demo.results import Results, status
+from unireal.sample import Role
+from unireal.tasks import TASKS, TaskSpec
+
+TITLE = "UniReal"
+ABOUT = "One diffusion transformer that treats every input and output image as a frame of a video."
+
+
+def family(spec: TaskSpec) -> str:
+    """The tab that a task is under."""
+    if spec.video:
+        return "Video"
+    if spec.num_results[1] > 1:
+        return "Compose"
+    if spec.result_kind != "image":
+        return "Understand"
+    return "Edit" if any(slot.role is Role.CANVAS for slot in spec.slots) else "Generate"
+
+
+def families() -> dict[str, list[TaskSpec]]:
+    """Tasks by family, both in the order of TASKS."""
+    found: dict[str, list[TaskSpec]] = {}
+    for spec in TASKS.values():
+        found.setdefault(family(spec), []).append(spec)
+    return found
+
+
+def build_app(engine: Engine) -> gr.Blocks:
+    """The app of all tasks that are known now."""
+    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, 3600)) as app:
+        with gr.Row(elem_classes=["head"]):
+            gr.HTML(f"<h1>{TITLE}</h1><p>{ABOUT}</p>")
+            model = gr.HTML(_model("loading the model ..."), elem_classes=["model"])
+        plugins = []
+        with gr.Tabs():
+            for name, specs in families().items():
+                with gr.Tab(name), gr.Tabs():
+                    for spec in specs:
+                        with gr.Tab(spec.name):
+                            plugins.append(_page(spec, engine).plugins)
+
+        def loaded() -> list[Any]:
+            """What is known of the model once it is there."""
+            try:
+                text = engine.description()
+            except (ValueError, OSError) as error:
+                return [_model(f"the model cannot be loaded: {error}"), *(gr.skip() for _ in plugins)]
+            return [_model(text), *(gr.update(choices=engine.accelerations()) for _ in plugins)]
+
+        app.load(loaded, None, [model, *plugins], queue=False, api_visibility="private", show_progress="hidden")
+    return app
+
+
+def _model(text: str) -> str:
+    return status(text)
+
+
+def _page(spec: TaskSpec, engine: Engine) -> Form:
+    gr.Markdown(spec.summary[:1].upper() + spec.summary[1:] + ".")
+    with gr.Row():
+        with gr.Column(scale=5, min_width=360):
+            form = Form(spec, engine)
+            _examples(spec, form)
+        with gr.Column(scale=5, min_width=360):
+            results = Results(spec)
+
+    def run(*values: Any) -> Iterator[dict[Any, Any]]:
+        try:
+            recipe, video = form.read(values)
+            with tempfile.TemporaryDirectory(prefix="unireal-") as name:
+                folder = Path(name)
+                for news in engine.run(recipe, video, folder / f"{spec.name}.mp4"):
+                    yield results.finished(news, folder) if isinstance(news, Outcome) else results.progress(news)
+        except ValueError as error:
+            told = re.sub(r"--(?=[a-z])", "", str(error))  # a visitor sees fields, not options of a command
+            yield {results.status: status(f"not done: {told}"), results.result: None}
+            raise gr.Error(told, print_exception=False) from error
+
+    run.__signature__ = form.signature()
+    call = gr.on(
+        [form.button.click, form.prompt.submit],
+        run,
+        list(form.parameters.values()),
+        results.outputs,
+        api_name=spec.name,
+        api_description=spec.summary,
+        concurrency_id="model",
+        concurrency_limit=1,
+        show_progress="minimal",
+        show_progress_on=results.status,
+    )
+    call.success(
+        results.remember,
+        [results.files, results.gallery],
+        results.gallery,
+        queue=False,
+        api_visibility="private",
+        show_progress="hidden",
+    )
+    form.cancel.click(
+        lambda: (status("cancelled"), None),
+        None,
+        [results.status, results.result],
+        cancels=[call],
+        queue=False,
+        api_visibility="private",
+        show_progress="hidden",
+    )
+    return form
+
+
+def _examples(spec: TaskSpec, form: Form) -> None:
+    rows = examples_of(spec)
+    if not rows:
+        return
+    names = [name for name in form.parameters if any(name in row for row in rows)]
+    gr.Examples(
+        [[form.example(name, row.get(name)) for name in names] for row in rows],
+        [form.parameters[name] for name in names],
+        cache_examples=False,
+        api_visibility="private",
+        label="examples",
+    )

@@ -1,0 +1,67 @@
+"""What differs when a model is cut into shards (FSDP2): the set-up, and putting parts together again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator, FullyShardedDataParallelPlugin
+from accelerate.utils import DistributedType, parse_flag_from_env
+from torch.distributed.tensor import DTensor
+from transformers import T5EncoderModel
+
+from unireal.experiments import LoraConfig
+from unireal.model.build import Components
+from unireal.model.lora import add_lora
+from unireal.model.transformer import UniRealTransformer
+
+
+def make_accelerator(precision: str, accumulation: int, output: Path) -> Accelerator:
+    """The accelerator of a run, as `accelerate launch` has configured it; sharded by FSDP2 on CPUs as well."""
+    accelerator = Accelerator(
+        mixed_precision=precision,
+        gradient_accumulation_steps=accumulation,
+        log_with="tensorboard",
+        project_dir=output,
+        step_scheduler_with_optimizer=False,
+    )
+    state = accelerator.state
+    plugin = getattr(state, "fsdp_plugin", None) or _requested_plugin()
+    if plugin is not None and plugin.fsdp_version != 2:
+        raise ValueError("FSDP of version 1 cannot train this model; set fsdp_version: 2, as in configs/fsdp2.yaml")
+    if plugin is not None and state.distributed_type == DistributedType.MULTI_CPU:
+        # accelerate takes FSDP for accelerators only, but torch's works on CPUs (gloo), where it can be tested
+        state.distributed_type, state.fsdp_plugin = DistributedType.FSDP, plugin
+    return accelerator
+
+
+def _requested_plugin() -> FullyShardedDataParallelPlugin | None:
+    return FullyShardedDataParallelPlugin() if parse_flag_from_env("ACCELERATE_USE_FSDP") else None
+
+
+def is_sharded(parameters: Iterable[torch.Tensor]) -> bool:
+    return any(isinstance(parameter, DTensor) for parameter in parameters)
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor in one piece; a shard is put together from those of all processes, which must all ask."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor.detach()
+
+
+def rebuilt(components: Components, lora: LoraConfig, tensors: Mapping[str, torch.Tensor]) -> Components:
+    """The components in one piece. tensors: by the names of components.trainable's parameters, whole."""
+    with torch.device("meta"):
+        transformer = UniRealTransformer.from_config(components.transformer.config)
+        if lora.rank:
+            add_lora(transformer, lora.rank, lora.targets, lora.alpha or None)
+        parts = {"transformer": transformer}
+        if any(name.startswith("text_encoder.") for name in tensors):
+            parts["text_encoder"] = T5EncoderModel(components.text_encoder.config)
+    for part, module in parts.items():
+        own = {n.removeprefix(f"{part}."): t for n, t in tensors.items() if n.startswith(f"{part}.")}
+        module.load_state_dict(own, strict=False, assign=True)
+    if "text_encoder" in parts:
+        parts["text_encoder"].tie_weights()
+    text_encoder = parts.get("text_encoder", components.text_encoder)
+    return Components(transformer, text_encoder, components.tokenizer, components.vae)

@@ -1,0 +1,93 @@
+"""What a run starts from: a fresh model, or a pipeline's folder; and what it saves in the end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from unireal.config import MODELS
+from unireal.data.encoded import EncodedSamples
+from unireal.data.mixture import Mixture
+from unireal.experiments import TrainConfig
+from unireal.model.build import Components, build
+from unireal.model.folder import SHIPPED, check_model_folder, encoders_fingerprint
+from unireal.model.transformer import UniRealTransformer
+from unireal.pipeline import UniRealPipeline
+from unireal.prompts import join
+
+_VOCABULARY_SAMPLES = 4000
+_KEPT = ("native_size", "default_steps", "default_guidance", "default_image_guidance")
+
+
+@dataclass
+class Start:
+    """components: without text encoder and VAE if the data is encoded already.
+    settings: of the pipeline that is saved. folder: that the model came from, None if it is fresh."""
+
+    components: Components
+    settings: dict[str, Any]
+    folder: Path | None = None
+
+
+def load_start(config: TrainConfig) -> Start:
+    """Raises ValueError if config.model is neither a size nor a model, or the data was encoded with another model."""
+    encoded = _encoded_data(config)
+    if config.model in MODELS and not encoded:
+        size = MODELS[config.model].native_size
+        components = build(MODELS[config.model], vocabulary(config), config.seed)
+        return Start(components, {"shift": config.course[-1].time.shift, "native_size": size})
+    folder = SHIPPED.get(config.model, Path(config.model))
+    if not folder.is_dir():
+        if config.model in MODELS:
+            raise ValueError(
+                f"precomputed data goes with the model that made it; give its folder, not the size {config.model!r}"
+            )
+        raise ValueError(
+            f"model {config.model!r} is neither a size ({', '.join(MODELS)}), a shipped model ({', '.join(SHIPPED)}) "
+            "nor a folder"
+        )
+    if not encoded:
+        pipeline = UniRealPipeline.from_pretrained(folder)
+        settings = {"shift": pipeline.scheduler.config.shift} | {key: pipeline.config[key] for key in _KEPT}
+        return Start(pipeline.as_components(), settings, folder)
+    check_model_folder(folder)
+    _check_encoder(folder, encoded)
+    transformer = UniRealTransformer.from_pretrained(folder, subfolder="transformer", use_safetensors=True)
+    return Start(Components(transformer, None, None, None), {}, folder)
+
+
+def _encoded_data(config: TrainConfig) -> list[EncodedSamples]:
+    """The precomputed data sets of a run, [] if it trains on pictures. Opens all data, so that errors come early."""
+    sources = [s for stage in config.course for s in Mixture(stage.data.sources).sources]
+    sources = [getattr(s, "samples", s) for s in sources]
+    encoded = [s for s in sources if isinstance(s, EncodedSamples)]
+    if encoded and len(encoded) < len(sources):
+        raise ValueError("data.sources mixes precomputed latents with pictures; precompute all of them or none")
+    if encoded and config.sample_every:
+        raise ValueError("sample sheets show pictures, which precomputed data has not; set --sample-every 0")
+    return encoded
+
+
+def _check_encoder(folder: Path, encoded: list[EncodedSamples]) -> None:
+    fingerprint = encoders_fingerprint(folder)
+    for samples in encoded:
+        if samples.about["fingerprint"] != fingerprint:
+            raise ValueError(
+                f"{str(samples.folder)!r} was encoded with {samples.about['model']!r}, whose text encoder or VAE is "
+                f"not that of {str(folder)!r}; start from it, or run python -m unireal.data precompute anew"
+            )
+
+
+def vocabulary(config: TrainConfig) -> list[str]:
+    """The words of the first samples of the run's data, for a text encoder that is trained from nothing."""
+    words: set[str] = set()
+    for stage in config.course:
+        mixture = Mixture(stage.data.sources, stage.data.seed, bad_share=stage.data.bad_share)
+        for sample in islice(mixture, _VOCABULARY_SAMPLES // len(config.course)):
+            text = join(sample.context, sample.instruction)
+            words.update(
+                w for w in "".join(c if c.isalnum() else " " for c in text).split() if not w.startswith(("IMG", "RES"))
+            )
+    return sorted(words | {w.capitalize() for w in words} | {w.lower() for w in words})

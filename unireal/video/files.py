@@ -1,0 +1,255 @@
+"""Video files, read and written frame by frame, so that their length does not matter for memory.
+
+Every frame keeps its time, so a variable frame rate stays as it is. Sound is copied packet by packet, never encoded
+again. Times are seconds on the file's own clock, exact as fractions.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from av import AudioStream, VideoFrame
+    from av.container import InputContainer, OutputContainer
+    from av.video.stream import VideoStream
+
+# Suffix of a file that is written -> its encoder.
+ENCODERS = {".mp4": "libx264", ".mov": "libx264", ".mkv": "libx264", ".webm": "libvpx-vp9"}
+_FORMATS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
+_QUALITY = {"libx264": {"crf": "14"}, "libvpx-vp9": {"crf": "16", "b": "0", "deadline": "good", "cpu-used": "4"}}
+_BT709, _LIMITED = 1, 1  # ITU-T H.273's numbers for the colours of HD video, and their range 16..235
+DEFAULT_RATE = Fraction(8)  # frames a second of a video that is made from nothing
+
+
+@dataclass(frozen=True)
+class TimedFrame:
+    """image: uint8 (H, W, 3) RGB, upright. time: when it is shown; duration: for how long, None where unknown."""
+
+    image: np.ndarray
+    time: Fraction
+    duration: Fraction | None = None
+
+
+class VideoFile:
+    """A video to read. It can be iterated over as often as wanted; each pass decodes the file anew.
+
+    size: (H, W) of the upright frames in pixels; rate: mean frames a second; time_base: unit of the frames' times.
+    pixel_aspect: width of a pixel over its height. audio: codecs of the sound tracks.
+    Raises ValueError if the path is no file, no video, holds sound alone, or fewer than 2 frames.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise ValueError(
+                f"video {str(path)!r} is not a file; give the path of an MP4, MOV, MKV, WebM or other video"
+            )
+        with self._open() as container:
+            stream = self._stream(container)
+            self.rate = stream.average_rate or stream.guessed_rate or Fraction(25)
+            self.time_base = stream.time_base
+            self.audio = [sound.codec_context.name for sound in container.streams.audio]
+            aspect = stream.sample_aspect_ratio or Fraction(1)
+            frames = []
+            for frame in self._decoded(container, stream):
+                frames.append(frame)
+                if len(frames) == 2:
+                    break
+        if len(frames) < 2:
+            told = "only one frame; edit it as a picture" if frames else "no frames that can be decoded"
+            raise ValueError(f"video {str(path)!r} holds {told}, or give a longer video")
+        turned = _quarter_turns(frames[0]) % 2
+        self.size = (frames[0].width, frames[0].height) if turned else (frames[0].height, frames[0].width)
+        self.pixel_aspect = 1 / aspect if turned else aspect
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """The frames' images alone."""
+        return (frame.image for frame in self.frames())
+
+    def frames(self) -> Iterator[TimedFrame]:
+        """Raises ValueError where the file is damaged, or the size of its frames changes."""
+        with self._open() as container:
+            stream, last = self._stream(container), None
+            for frame in self._decoded(container, stream):
+                image = np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), _quarter_turns(frame)))
+                if image.shape[:2] != self.size:
+                    given = f"{image.shape[1]}x{image.shape[0]} after {self.size[1]}x{self.size[0]} pixels"
+                    raise ValueError(f"video {str(self.path)!r} changes its size to {given}; convert it to one size")
+                if frame.pts is None:
+                    time = Fraction(0) if last is None else last + 1 / self.rate
+                else:
+                    time = frame.pts * frame.time_base
+                if last is not None and time <= last:  # a broken clock: encoders need times that rise
+                    time = last + self.time_base
+                last = time
+                yield TimedFrame(image, time, frame.duration * frame.time_base if frame.duration else None)
+
+    def _open(self) -> InputContainer:
+        import av
+
+        try:
+            return av.open(str(self.path))
+        except (av.FFmpegError, ValueError) as error:
+            reason = "it is empty" if self.path.stat().st_size == 0 else _reason(error)
+            raise ValueError(f"{str(self.path)!r} cannot be read as a video ({reason}); give an intact file") from error
+
+    def _stream(self, container: InputContainer) -> VideoStream:
+        from av.stream import Disposition
+
+        streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+        if not streams:
+            what = "sound alone" if container.streams.audio else "no video"
+            raise ValueError(f"{str(self.path)!r} holds {what}; give a file with pictures that move")
+        streams[0].thread_type = "AUTO"
+        return streams[0]
+
+    def _decoded(self, container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
+        import av
+
+        count = 0
+        try:
+            for frame in container.decode(stream):
+                yield frame
+                count += 1
+        except av.FFmpegError as error:
+            told = f"cannot be decoded after frame {count} ({_reason(error)})"
+            raise ValueError(f"video {str(self.path)!r} {told}; give an intact file") from error
+
+
+def _quarter_turns(frame: VideoFrame) -> int:
+    """Counterclockwise, that make the frame upright; phones store how they were held instead of turning pixels."""
+    return round(frame.rotation / 90) % 4
+
+
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or error).strip().splitlines()[0]
+
+
+def check_video_output(path: Path, source: VideoFile | None = None) -> None:
+    """Raises ValueError unless the suffix is one of ENCODERS, and such a file can hold the sound of `source`."""
+    if path.suffix.lower() not in ENCODERS:
+        raise ValueError(f"output {str(path)!r} must end in one of {', '.join(ENCODERS)}")
+    if source is None or not source.audio:
+        return
+    import io
+
+    import av
+
+    with av.open(io.BytesIO(), "w", format=_FORMATS[path.suffix.lower()]) as container:
+        unknown = [codec for codec in source.audio if codec not in container.supported_codecs]
+    if unknown:
+        told = f"the sound of {source.path.name!r} is {unknown[0]}, which {path.suffix} files cannot hold"
+        raise ValueError(f"{told}; write a .mkv, or remove the sound first")
+
+
+class VideoWriter:
+    """Writes a video under a temporary name; it gets its own name when the `with` block ends without an error.
+
+    path: with a suffix of ENCODERS. rate: frames a second, for players and for frames without a time.
+    source: its clock, the shape of its pixels and its sound are taken over. trim: sound ends with the last frame.
+    Pictures with even sides are stored as 4:2:0, which every player knows, others as 4:4:4, so that no size changes.
+    Raises ValueError for what check_video_output refuses, OSError if the file cannot be written.
+    """
+
+    def __init__(self, path: Path, rate: Fraction = DEFAULT_RATE, source: VideoFile | None = None, trim: bool = False):
+        check_video_output(path, source)
+        self.path, self.rate, self.source, self.trim = path, rate, source, trim
+        self.time_base = 1 / rate if source is None else source.time_base
+        self.count = 0
+        self._temporary = path.with_name(f".{path.stem}.tmp{os.getpid()}{path.suffix}")
+        self._container: OutputContainer | None = None
+        self._stream: Any = None
+        self._end = Fraction(0)
+        self._sound: Sound | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def write(self, image: np.ndarray, time: Fraction | None = None, duration: Fraction | None = None) -> None:
+        """image: uint8 (H, W, 3), all of one size; time, duration: seconds, by the rate if None."""
+        from av import VideoFrame
+
+        if self._container is None:
+            self._begin(image.shape[:2])
+        time = self.count / self.rate if time is None else time
+        duration = 1 / self.rate if duration is None else duration
+        frame = VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+        frame = frame.reformat(format=self._stream.pix_fmt, dst_colorspace="ITU709", dst_color_range="MPEG")
+        frame.time_base = self.time_base
+        frame.pts, frame.duration = round(time / self.time_base), max(1, round(duration / self.time_base))
+        self.count, self._end = self.count + 1, time + duration
+        self._mux(self._stream.encode(frame))
+
+    def _begin(self, size: tuple[int, int]) -> None:
+        import av
+
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._container = av.open(str(self._temporary), "w")
+        encoder = ENCODERS[self.path.suffix.lower()]
+        stream = self._container.add_stream(encoder, rate=self.rate, options=_QUALITY[encoder])
+        stream.height, stream.width = size
+        stream.pix_fmt = "yuv444p" if size[0] % 2 or size[1] % 2 else "yuv420p"
+        context = stream.codec_context
+        context.time_base = self.time_base
+        context.colorspace = context.color_primaries = context.color_trc = _BT709
+        context.color_range = _LIMITED
+        if self.source is not None:
+            if tuple(size) == self.source.size:
+                context.sample_aspect_ratio = self.source.pixel_aspect
+            self._sound = Sound(self.source.path, self._container) if self.source.audio else None
+        self._stream = stream
+
+    def _mux(self, packets: list[Any]) -> None:
+        """Sound goes in up to the time of each packet, so that neither waits for the other in memory."""
+        for packet in packets:
+            if self._sound is not None and packet.dts is not None:
+                self._sound.copy(packet.dts * packet.time_base)
+            self._container.mux(packet)
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if self._container is not None and kind is None:
+                self._mux(self._stream.encode(None))
+                if self._sound is not None:
+                    self._sound.copy(self._end if self.trim else None)
+            self._close()
+            if self._container is not None and kind is None:
+                os.replace(self._temporary, self.path)
+        finally:
+            self._close()
+            self._temporary.unlink(missing_ok=True)
+
+    def _close(self) -> None:
+        for opened in (self._container, self._sound):
+            if opened is not None:
+                opened.close()
+
+
+class Sound:
+    """The sound tracks of a file, on their way into another."""
+
+    def __init__(self, path: Path, output: OutputContainer):
+        import av
+
+        self._input, self._output = av.open(str(path)), output
+        tracks: list[AudioStream] = list(self._input.streams.audio)
+        self._targets = {track.index: output.add_stream_from_template(track) for track in tracks}
+        self._packets = (packet for packet in self._input.demux(tracks) if packet.dts is not None)
+        self._next = next(self._packets, None)
+
+    def copy(self, until: Fraction | None) -> None:
+        """The packets before a time in seconds, or all that are left."""
+        while self._next is not None and (until is None or self._next.dts * self._next.time_base < until):
+            packet, self._next = self._next, next(self._packets, None)
+            packet.stream = self._targets[packet.stream.index]
+            self._output.mux(packet)
+
+    def close(self) -> None:
+        self._input.close()

@@ -1,0 +1,128 @@
+"""Videos of any length, window by window: the model sees a few frames at a time, and so does memory.
+
+Editing: a window begins with the frame at which the last one ended. How that frame came out is given to the model as
+the edited first frame, the reference it is trained with, so the look goes on; the frame itself is made twice and
+mixed, which hides what difference is left. (Pasting the known frame into the noisy latents, the usual other way, does
+nothing in a sampler of a single step, which the shipped model uses.)
+
+Generation: a window goes on from the last frame that was made, which is its canvas, as it is when a video is made from
+a picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unireal.request import Request
+from unireal.sample import Sample
+from unireal.tasks import get_task
+from unireal.transforms import load_image
+from unireal.video.files import VideoFile
+
+OVERLAP = 1  # frames that two windows share
+Generate = Callable[[Sample], list[np.ndarray]]  # a window -> its results, uint8 (H, W, 3)
+
+
+def window_length(request: Request) -> int:
+    """How many frames are made at a time."""
+    return request.num_results or get_task(request.task).num_results[0]
+
+
+def open_clip(video: str | Path | Iterable[Any] | None) -> Iterable[np.ndarray] | None:
+    """The frames of a path, or of pictures, as uint8 (H, W, 3), when they are asked for.
+
+    Raises ValueError for a file that is no video and, when they come, for frames that are no pictures or not of one
+    size.
+    """
+    if isinstance(video, str | Path):
+        return VideoFile(video)
+    return None if video is None else _of_one_size(video)
+
+
+def _of_one_size(pictures: Iterable[Any]) -> Iterator[np.ndarray]:
+    size = None
+    for number, picture in enumerate(pictures, start=1):
+        image = load_image(picture, f"frame {number}")
+        size = size or image.shape[:2]
+        if image.shape[:2] != size:
+            given = f"frame {number} has {image.shape[1]}x{image.shape[0]} pixels, the first {size[1]}x{size[0]}"
+            raise ValueError(f"the frames of a video have one size, but {given}; resize them")
+        yield image
+
+
+def first_window(request: Request, clip: Iterable[np.ndarray] | None) -> Request:
+    """The request with the first frames of the clip, to be checked before a model is loaded."""
+    if clip is None:
+        return request
+    length = window_length(request)
+    return replace(request, video=_filled(list(islice(clip, length)), length))
+
+
+def video_frames(
+    request: Request, clip: Iterable[np.ndarray] | None, native_size: tuple[int, int], generate: Generate
+) -> Iterator[np.ndarray]:
+    """The frames of the result, uint8 (H, W, 3), as they are made.
+
+    request: of a task whose results are videos. clip: the frames to edit, uint8 (H, W, 3), for a task that takes some;
+    request.num_frames is how many of them. Without clip it is the number of frames of the result, the canvas included.
+    generate: makes the results of a window. Raises ValueError for whatever does not fit the task.
+    """
+    takes_clip = any(slot.clip for slot in get_task(request.task).slots)
+    if clip is not None or takes_clip:
+        yield from _edited(request, islice(clip or (), request.num_frames), native_size, generate)
+    else:
+        yield from _continued(request, native_size, generate)
+
+
+def _edited(
+    request: Request, clip: Iterator[np.ndarray], native_size: tuple[int, int], generate: Generate
+) -> Iterator[np.ndarray]:
+    """The last OVERLAP results of a window are held back until the next window has made them too."""
+    length = window_length(request)
+    scaffold = next((slot.option for slot in get_task(request.task).slots if slot.scaffold), None)
+    sources = list(islice(clip, length))
+    first, _ = replace(request, video=_filled(sources, length)).assemble(native_size)
+    if len(sources) == 1:
+        raise ValueError("a video of one frame was given; edit it as a picture, or give a longer video")
+    results = generate(first)[: len(sources)]
+    yield from results[:-OVERLAP]
+    while coming := list(islice(clip, length - OVERLAP)):
+        known = length - len(coming)  # more than OVERLAP in the last window, which is as long as the others
+        sources = sources[-known:] + coming
+        reference = {} if scaffold is None else {scaffold: (results[-known],)}
+        sample, _ = replace(request, video=sources, **reference).assemble(native_size)
+        made = generate(sample)
+        mixed = _mixed(results[-OVERLAP:], made[known - OVERLAP : known])
+        results = results[-known:-OVERLAP] + mixed + made[known:]
+        yield from results[known - OVERLAP : -OVERLAP]
+    yield from results[-OVERLAP:]
+
+
+def _continued(request: Request, native_size: tuple[int, int], generate: Generate) -> Iterator[np.ndarray]:
+    total = request.num_frames or window_length(request) + len(request.canvas)
+    count = 0
+    while count < total:
+        sample, _ = request.assemble(native_size)
+        given = [frame.image for frame in sample.inputs] if count == 0 else []
+        frames = [*given, *generate(sample)]
+        yield from frames[: total - count]
+        count += len(frames)
+        request = replace(request, canvas=frames[-1:])
+
+
+def _filled(frames: list[np.ndarray], length: int) -> list[np.ndarray]:
+    """The last frame stays until the window is full."""
+    return frames + frames[-1:] * (length - len(frames))
+
+
+def _mixed(old: list[np.ndarray], new: list[np.ndarray]) -> list[np.ndarray]:
+    """A linear cross-fade, frame by frame, from one window to the next."""
+    shares = np.linspace(0, 1, len(old) + 2)[1:-1]
+    pairs = zip(old, new, shares, strict=True)
+    return [((1 - share) * a + share * b + 0.5).astype(np.uint8) for a, b, share in pairs]
