@@ -10,7 +10,7 @@ EDIT := Make the red circle green.
 INSERT := Add the object from IMG2 to IMG1 at the bottom left, large.
 SEGMENT := the red circle
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint docs clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -31,6 +31,9 @@ test: $(VENV)/.installed-dev
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+docs: $(VENV)/.installed-dev
+	$(BIN)/mkdocs build --strict --quiet
 
 # Stamps: installed again only when setup.cfg has changed since. What dev installs serves the demo as well.
 $(VENV)/.installed: setup.cfg | $(BIN)/python

@@ -130,7 +130,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--heads", type=int, default=8, help="of 64 channels (CogVideoX-2B: 30, 5B: 48)")
     parser.add_argument("--layers", type=int, default=2, help="(2B: 30, 5B: 42)")
-    parser.add_argument("--size", type=int, nargs="+", default=[128, 256], help="sides of the frames, in pixels")
+    parser.add_argument("--size", type=int, nargs="+", default=[256, 512], help="sides of the frames, in pixels")
     parser.add_argument("--frames", type=int, default=2)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=9)

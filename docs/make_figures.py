@@ -47,7 +47,9 @@ def svg(width: float, height: float, parts: Iterable[str]) -> str:
     )
 
 
-def text(x: float, y: float, words: str, color: str = INK, size: float = 13, anchor: str = "middle", **more: str) -> str:
+def text(
+    x: float, y: float, words: str, color: str = INK, size: float = 13, anchor: str = "middle", **more: str
+) -> str:
     style = "".join(f' {key.replace("_", "-")}="{value}"' for key, value in more.items())
     return (
         f'<text x="{x:g}" y="{y:g}" fill="{color}" font-size="{size:g}" text-anchor="{anchor}"{style}>'
@@ -105,7 +107,9 @@ def sequence() -> str:
         text(x, top + 124, "after the last step", FAINT, 12),
     ]
     size = MODELS["tiny"].transformer
-    attention = {"isolated": "text and inputs do not attend to results"}.get(size["condition_attention"], "full attention")
+    attention = {"isolated": "text and inputs do not attend to results"}.get(
+        size["condition_attention"], "full attention"
+    )
     lengths = [len(chips), *tokens]
     bar = sequence_bar(top + 178, ["text", *words], lengths, [TEXT_COLOR, *colors])
     caption = f"size tiny: one sequence of {sum(lengths)} tokens, {size['num_layers']} equal blocks, {attention}"

@@ -1,7 +1,8 @@
-"""Rewrites the generated parts of README.md: the table of tasks from TASKS, the results from the shipped benchmark run.
+"""Rewrites the generated parts of README.md and docs/reproducibility.md: the table of tasks from TASKS, the results
+from the shipped benchmark run.
 
 python docs/update_readme.py            # after changing TASKS, or after a new run of the world benchmark
-python docs/update_readme.py --check    # exit 1 if README.md is not up to date
+python docs/update_readme.py --check    # exit 1 if a page is not up to date
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from pathlib import Path
 from unireal.model.folder import SHIPPED
 from unireal.tasks import TASKS, TaskSpec
 
-README = Path(__file__).parent.parent / "README.md"
+DOCS = Path(__file__).parent
+PAGES = (DOCS.parent / "README.md", DOCS / "reproducibility.md")
 RESULTS = SHIPPED["unireal-tiny"] / "world.json"
 
 
@@ -69,14 +71,16 @@ def updated(text: str) -> str:
 
 
 def main() -> int:
-    old = README.read_text()
-    new = updated(old)
-    if "--check" in sys.argv[1:]:
-        if new != old:
-            print("README.md is not up to date; run: python docs/update_readme.py", file=sys.stderr)
-        return int(new != old)
-    README.write_text(new)
-    return 0
+    status = 0
+    for page in PAGES:
+        old = page.read_text()
+        new = updated(old)
+        if "--check" not in sys.argv[1:]:
+            page.write_text(new)
+        elif new != old:
+            print(f"{page.name} is not up to date; run: python docs/update_readme.py", file=sys.stderr)
+            status = 1
+    return status
 
 
 if __name__ == "__main__":

@@ -151,6 +151,27 @@ _TINY = TrainConfig(
     sample_every=500,
 )
 
+# Folders of a user's own records (docs/training.md). UniReal trains on 300M pictures with captions, 23M pairs from
+# videos and 3M expert samples (its table 1), but does not say in which proportion they are drawn.
+_CAPTIONS = DataConfig(sources=(Source("data/images", 2.0), Source("data/videos")), side=256, batch_size=8)
+_ALL_TASKS = replace(_CAPTIONS, sources=(Source("data/images"), Source("data/pairs", 4.0), Source("data/edits", 2.0)))
+
+_UNIREAL = TrainConfig(
+    model="models/unireal-2b",
+    data=_CAPTIONS,
+    # the four stages of section 3.3; the paper gives their sizes and the learning rate, their lengths are ours
+    stages=(
+        Stage(20_000, _ALL_TASKS),
+        Stage(60_000, replace(_ALL_TASKS, side=512, batch_size=2), TimeSampling(shift=2.0)),
+        Stage(80_000, replace(_ALL_TASKS, side=1024, batch_size=1), TimeSampling(shift=4.0)),
+    ),
+    optimizer=OptimizerConfig(lr=1e-5, warmup=1000, ema=0.9999),
+    steps=100_000,
+    precision="bf16",
+    gradient_checkpointing=True,
+    checkpoint_every=1000,
+)
+
 EXPERIMENTS: dict[str, TrainConfig] = {
     # seconds; for tests
     "debug": TrainConfig(
@@ -173,6 +194,20 @@ EXPERIMENTS: dict[str, TrainConfig] = {
     ),
     # tiny on the latents of an autoencoder
     "tiny-latent": replace(_TINY, model="tiny-latent"),
+    # tiny on videos, with Ditto's modality curriculum: the edited first frame is given ever more seldom, then never
+    "tiny-video": replace(
+        _TINY,
+        model="unireal-tiny",
+        data=DataConfig(
+            sources=(Source(_WORLD, options={"recipes": ("video_edit_reference", "video_edit", "t2v")}),),
+            batch_size=8,
+            scaffold=((0, 1.0), (1000, 0.2), (1000, 0.0)),
+        ),
+        steps=1600,
+    ),
+    # from CogVideoX (python -m unireal.model.video_prior), for many GPUs
+    "unireal-2b": _UNIREAL,
+    "unireal-5b": replace(_UNIREAL, model="models/unireal-5b"),
 }
 
 

@@ -115,9 +115,7 @@ def with_metadata(parser: argparse.ArgumentParser, arguments: list[str]) -> argp
     words = [f"--{name.replace('_', '-')}={value}" for name, value in record["options"].items()]
     options = parser.parse_args([*([record["task"]] if given.task is None else []), *words, *arguments])
     if options.model == record["options"].get("model") and weights_fingerprint(options.model) != record["weights"]:
-        raise ValueError(
-            f"{str(path)!r} was made by other weights of {options.model!r}; give those as --model"
-        )
+        raise ValueError(f"{str(path)!r} was made by other weights of {options.model!r}; give those as --model")
     _add_pictures(options, record["pictures"], chunks, path)
     if str(options.num_results) == record["options"].get("num_results", "None"):
         options.result = record["result"]
@@ -175,9 +173,7 @@ def _record(chunks: dict[str, Any], path: str) -> dict[str, Any]:
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
         good = False
     if not good:
-        raise ValueError(
-            f"{str(path)!r} does not say what made it; give a PNG as the demo made it"
-        )
+        raise ValueError(f"{str(path)!r} does not say what made it; give a PNG as the demo made it")
     return record
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 from unireal.demo.limits import PICTURES, Limits
 
 PAINT = "#ff3d71"
+BRUSH = 6  # radius in pixels of the picture; gradio's own choice covers a picture of 64x64 with a single stroke
 LOOKS = {"sources": ["upload", "clipboard"], "format": "png"}
 
 Source = str | bytes  # a file, or what is in one
@@ -56,8 +57,8 @@ def picture_input(label: str, **options: Any) -> PictureInput:
 
 
 def painting_input(label: str, **options: Any) -> PaintingInput:
-    brush = Brush(colors=[PAINT], color_mode="fixed")
-    return PaintingInput(label=label, brush=brush, eraser=Eraser(), transforms=(), layers=False,
+    brush = Brush(default_size=BRUSH, colors=[PAINT], color_mode="fixed")
+    return PaintingInput(label=label, brush=brush, eraser=Eraser(default_size=BRUSH), transforms=(), layers=False,
                          elem_classes=["editor"], **LOOKS, **options)  # fmt: skip
 
 

@@ -101,15 +101,18 @@ class LayerNormZero(nn.Module):
         for part, segment in zip(self.norm(x).split([s.length for s in segments], dim=1), segments, strict=True):
             row = (text if segment.kind == "text" else visual)[:, segment.time, None]  # (B, 1, 3D)
             shift, scale, gate = row.chunk(3, dim=-1)
-            parts.append(part * (1 + scale) + shift)
+            parts.append(torch.addcmul(shift, part, 1 + scale))
             gates.append(gate)
         return torch.cat(parts, dim=1), gates
 
 
-def gated(update: torch.Tensor, gates: list[torch.Tensor], segments: tuple[Segment, ...]) -> torch.Tensor:
-    """Multiplies every segment of (B, N, D) by its gate (B, 1, D)."""
-    parts = update.split([s.length for s in segments], dim=1)
-    return torch.cat([gate * part for gate, part in zip(gates, parts, strict=True)], dim=1)
+def add_gated(
+    x: torch.Tensor, update: torch.Tensor, gates: list[torch.Tensor], segments: tuple[Segment, ...]
+) -> torch.Tensor:
+    """x + gate * update for every segment of (B, N, D) and its gate (B, 1, D)."""
+    lengths = [s.length for s in segments]
+    parts = zip(x.split(lengths, dim=1), gates, update.split(lengths, dim=1), strict=True)
+    return torch.cat([torch.addcmul(part, gate, change) for part, gate, change in parts], dim=1)
 
 
 class UniRealBlock(nn.Module):
@@ -127,9 +130,10 @@ class UniRealBlock(nn.Module):
     ) -> torch.Tensor:
         segments = sequence.segments
         x, gates = self.norm1(hidden_states, sequence.temb, segments)  # (B, N, D)
-        hidden_states = hidden_states + gated(self.attn1(x, sequence, layer, memory), gates, segments)  # (B, N, D)
+        update = self.attn1(x, sequence, layer, memory)  # (B, N, D)
+        hidden_states = add_gated(hidden_states, update, gates, segments)  # (B, N, D)
         x, gates = self.norm2(hidden_states, sequence.temb, segments)  # (B, N, D)
-        return hidden_states + gated(self.ff(x), gates, segments)  # (B, N, D)
+        return add_gated(hidden_states, self.ff(x), gates, segments)  # (B, N, D)
 
 
 class OutputNorm(nn.Module):

@@ -1,0 +1,62 @@
+"""A newcomer's path: every command of the README's `bash` and `python` blocks, in order, as it stands there.
+
+Blocks of kind `console` are shown only: they install, train for hours or stay up as a server. The commands run in this
+process, since loading the libraries anew for each takes longer than all else.
+"""
+
+from __future__ import annotations
+
+import re
+import runpy
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from accelerate.state import AcceleratorState, GradientState
+
+ROOT = Path(__file__).parent.parent
+BLOCKS = re.findall(r"^```(bash|python)\n(.*?)^```", (ROOT / "README.md").read_text(), flags=re.DOTALL | re.MULTILINE)
+
+
+def _commands(block: str) -> list[list[str]]:
+    lines = block.replace("\\\n", " ").splitlines()
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+def _run(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs `python FILE ...` or `python -m MODULE ...` as the interpreter would."""
+    assert words[0] == "python", f"only python commands belong into bash blocks, found: {shlex.join(words)}"
+    module = words[1] == "-m"
+    name, arguments = (words[2], words[3:]) if module else (words[1], words[2:])
+    monkeypatch.setattr(sys, "argv", [name, *arguments])
+    status = None
+    try:
+        if module:
+            runpy.run_module(name, run_name="__main__", alter_sys=True)
+        else:
+            runpy.run_path(name, run_name="__main__")
+    except SystemExit as stop:
+        status = stop.code
+    assert not status, f"{shlex.join(words)} ended with {status}"
+
+
+def test_every_command_runs_as_it_stands(tmp_path, monkeypatch):
+    for name in ("infer.py", "train.py"):
+        shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    monkeypatch.chdir(tmp_path)
+    count = 0
+    for kind, block in BLOCKS:
+        if kind == "python":
+            exec(compile(block, "README.md", "exec"), {})
+            count += 1
+        for words in _commands(block) if kind == "bash" else ():
+            _run(words, monkeypatch)
+            count += 1
+    AcceleratorState._reset_state(True)
+    GradientState._reset_state()
+    assert count >= 12
+    for made in ("green.png", "both_2.png", "edited.mp4", "region.png", "data/control/preview.html"):
+        assert (tmp_path / made).is_file(), made
