@@ -48,7 +48,8 @@ class Visitor:
     """A page and what one does on it. outside: addresses that it asked for elsewhere."""
 
     def __init__(self, browser, address: str):
-        self.context = browser.new_context(viewport={"width": 1000, "height": 700}, accept_downloads=True)
+        # coarse pixels: the image editor is drawn by the processor
+        self.context = browser.new_context(viewport={"width": 1000, "height": 700}, device_scale_factor=0.4)
         self.page = self.context.new_page()
         self.page.set_default_timeout(PATIENCE)
         self.outside: list[str] = []

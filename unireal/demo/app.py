@@ -11,6 +11,7 @@ from typing import Any
 import gradio as gr
 
 from unireal.demo.engine import Engine, Outcome
+from unireal.demo.events import QUIET
 from unireal.demo.examples import examples_of
 from unireal.demo.form import Form
 from unireal.demo.results import Results, status
@@ -45,7 +46,7 @@ def build_app(engine: Engine) -> gr.Blocks:
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, 3600)) as app:
         with gr.Row(elem_classes=["head"]):
             gr.HTML(f"<h1>{TITLE}</h1><p>{ABOUT}</p>")
-            model = gr.HTML(_model("loading the model ..."), elem_classes=["model"])
+            model = gr.HTML(status("loading the model ..."), elem_classes=["model"])
         plugins = []
         with gr.Tabs():
             for name, specs in families().items():
@@ -59,15 +60,11 @@ def build_app(engine: Engine) -> gr.Blocks:
             try:
                 text = engine.description()
             except (ValueError, OSError) as error:
-                return [_model(f"the model cannot be loaded: {error}"), *(gr.skip() for _ in plugins)]
-            return [_model(text), *(gr.update(choices=engine.accelerations()) for _ in plugins)]
+                return [status(f"the model cannot be loaded: {error}"), *(gr.skip() for _ in plugins)]
+            return [status(text), *(gr.update(choices=engine.accelerations()) for _ in plugins)]
 
-        app.load(loaded, None, [model, *plugins], queue=False, api_visibility="private", show_progress="hidden")
+        app.load(loaded, None, [model, *plugins], **QUIET)
     return app
-
-
-def _model(text: str) -> str:
-    return status(text)
 
 
 def _page(spec: TaskSpec, engine: Engine) -> Form:
@@ -104,23 +101,9 @@ def _page(spec: TaskSpec, engine: Engine) -> Form:
         show_progress="minimal",
         show_progress_on=results.status,
     )
-    call.success(
-        results.remember,
-        [results.files, results.gallery],
-        results.gallery,
-        queue=False,
-        api_visibility="private",
-        show_progress="hidden",
-    )
-    form.cancel.click(
-        lambda: (status("cancelled"), None),
-        None,
-        [results.status, results.result],
-        cancels=[call],
-        queue=False,
-        api_visibility="private",
-        show_progress="hidden",
-    )
+    call.success(results.remember, [results.files, results.gallery], results.gallery, **QUIET)
+    cancelled = [results.status, results.result]
+    form.cancel.click(lambda: (status("cancelled"), None), None, cancelled, cancels=[call], **QUIET)
     return form
 
 

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import gradio as gr
 
 from unireal.demo.controls import ControlFrame
+from unireal.demo.events import QUIET
 from unireal.demo.limits import Limits
 from unireal.demo.uploads import painting_input, picture_input, read_painting, read_picture
 from unireal.sample import Role
@@ -171,4 +172,4 @@ def offer_more(parts: list[Any], shown: int) -> None:
         visible = [number < len(parts), *(i < number for i in range(len(parts)))]
         return [number, *(gr.update(visible=shows) for shows in visible)]
 
-    more.click(reveal, count, [count, more, *parts], queue=False, api_visibility="private", show_progress="hidden")
+    more.click(reveal, count, [count, more, *parts], **QUIET)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gradio as gr
@@ -11,11 +10,11 @@ import numpy as np
 
 from unireal.conditions import PALETTE
 from unireal.demo import marks
+from unireal.demo.events import QUIET, told
 from unireal.demo.limits import Limits
 from unireal.demo.uploads import picture_input, read_picture
 
 Size = tuple[int, int]  # height, width in pixels
-_QUIET = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
 
 
 class ControlFrame:
@@ -55,12 +54,12 @@ class _Marking:
             self.text = gr.Textbox(label="as JSON", value="", lines=1, max_length=10_000)
         self.pending = gr.State(None)
         given, shown = [kind, self.text, picture], [self.board, self.pending]
-        self.board.select(self._clicked, [*given, self.color, self.pending], [self.text, *shown], **_QUIET)
-        undo.click(marks.removed, [kind, self.text], self.text, **_QUIET)
-        clear.click(lambda: "", None, self.text, **_QUIET)
-        gr.on([self.text.change, picture.change, kind.change, undo.click], self._drawn, given, shown, **_QUIET)
-        kind.change(self._chosen, kind, [self.panel, self.help, self.color], **_QUIET)
-        kind.input(lambda: "", None, self.text, **_QUIET)  # boxes are no drags
+        self.board.select(self._clicked, [*given, self.color, self.pending], [self.text, *shown], **QUIET)
+        undo.click(marks.removed, [kind, self.text], self.text, **QUIET)
+        clear.click(lambda: "", None, self.text, **QUIET)
+        gr.on([self.text.change, picture.change, kind.change, undo.click], self._drawn, given, shown, **QUIET)
+        kind.change(self._chosen, kind, [self.panel, self.help, self.color], **QUIET)
+        kind.input(lambda: "", None, self.text, **QUIET)  # boxes are no drags
 
     def _clicked(self, kind: str, text: str, path: str | None, color: str, pending: marks.Point | None,
                  event: gr.SelectData) -> tuple[str, np.ndarray | None, marks.Point | None]:  # fmt: skip
@@ -85,12 +84,3 @@ class _Marking:
         known = marks.KINDS.get(kind)
         help_text = known.help if known else ""
         return gr.update(visible=known is not None), help_text, gr.update(visible=known is marks.KINDS["layout"])
-
-
-@contextmanager
-def told() -> Iterator[None]:
-    """What a visitor did wrong is shown to them, without a traceback in the log."""
-    try:
-        yield
-    except ValueError as error:
-        raise gr.Error(str(error), print_exception=False) from error

@@ -35,7 +35,7 @@ class Results:
                 self.slider = gr.ImageSlider(
                     label="before and after", interactive=False, format="png", max_height=420, elem_classes=["slider"]
                 )
-            compared = spec.slot("canvas") is not None and spec.result_kind == "image"
+            compared = spec.slot("canvas") is not None and spec.result_kind in ("image", "mask")
             with gr.Tab("Edited region", visible=compared and not spec.video):
                 self.region = _picture("edited region")
             with gr.Tab("Gallery"):
