@@ -10,7 +10,7 @@ EDIT := Make the red circle green.
 INSERT := Add the object from IMG2 to IMG1 at the bottom left, large.
 SEGMENT := the red circle
 
-.PHONY: demo test lint docs clean
+.PHONY: demo test test-browser lint docs clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -27,6 +27,9 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -q
+
+test-browser: $(VENV)/.installed-dev
+	BROWSER_TESTS=1 $(BIN)/python -m pytest -q tests/test_demo_browser.py
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -29,7 +29,9 @@ def main() -> None:
         page.locator(".editor canvas").locator("visible=true").first.wait_for()
         page.get_by_role("button", name="Run", exact=True).locator("visible=true").click()
         page.locator(".status", has_text="done in").locator("visible=true").first.wait_for()
-        page.wait_for_timeout(2000)  # pictures fade in
+        page.wait_for_function("[...document.querySelectorAll('.shown img')].every(image => image.complete)")
+        page.evaluate("window.scrollTo(0, 0)")
+        page.wait_for_timeout(3000)  # pictures fade in
         page.screenshot(path=OUTPUT)
         browser.close()
     print(OUTPUT)

@@ -76,6 +76,7 @@ def picture(x: float, y: float, image: np.ndarray, longest: int = 64) -> str:
     return (
         f'<image x="{x - width / 2:g}" y="{y:g}" width="{width:g}" height="{height:g}" '
         f'style="image-rendering:pixelated" href="data:image/png;base64,{data}"/>'
+        f'<rect x="{x - width / 2:g}" y="{y:g}" width="{width:g}" height="{height:g}" fill="none" stroke="{LINE}"/>'
     )
 
 
@@ -153,15 +154,15 @@ def roles() -> str:
     parts, y = [], 20.0
     for role in Role:
         lines = [shown[role][i : i + 4] for i in range(0, len(shown[role]), 4)]
-        parts += [badge(80, y + 40, role, ROLE_COLORS[role]), text(80, y + 66, MEANING[role], FAINT, 10.5)]
+        parts += [badge(130, y + 36, role, ROLE_COLORS[role]), text(130, y + 64, MEANING[role], FAINT, 12)]
         for line in lines:
             for i, (kind, image) in enumerate(line):
-                x = 230 + 110 * i
+                x = 310 + 110 * i
                 parts += [picture(x, y, image), text(x, y + PICTURE + 15, kind, FAINT, 12)]
             y += PICTURE + 30
-        parts.append(box(20, y - 6, 620, 1, LINE, 0))
+        parts.append(box(20, y - 6, 700, 1, LINE, 0))
         y += 8
-    return svg(660, y, parts)
+    return svg(740, y, parts)
 
 
 def tasks() -> str:

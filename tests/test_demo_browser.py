@@ -1,8 +1,12 @@
-"""The demo in a real browser, without a window: Debian's Chromium through Playwright."""
+"""The demo in a real browser, without a window: Debian's Chromium through Playwright.
+
+Run by `make test-browser`, not with the other tests: what a pointer paints depends on how fast the machine draws.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +24,10 @@ sync_api = pytest.importorskip("playwright.sync_api", reason="browser tests need
 families = pytest.importorskip("unireal.demo.app", reason="the demo needs the extra demo").families
 
 CHROMIUM = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="browser tests need the Debian package chromium")
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="browser tests need the Debian package chromium"),
+    pytest.mark.skipif("BROWSER_TESTS" not in os.environ, reason="browser tests are run by make test-browser"),
+]
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 # The image editor draws with WebGL; without a GPU that is SwiftShader's.

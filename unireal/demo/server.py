@@ -91,6 +91,7 @@ def served(
             footer_links=["api"],
             theme=gr.themes.Default(primary_hue="blue", **fonts),
             css=CSS,
+            _frontend=False,  # else it asks itself for the page and gives up after 3 s, too little on a busy machine
         )
         engine.start()
         yield address
