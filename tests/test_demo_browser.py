@@ -32,7 +32,7 @@ pytestmark = [
 EXAMPLES = Path(__file__).parent.parent / "examples"
 # The image editor draws with WebGL; without a GPU that is SwiftShader's.
 FLAGS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
-PATIENCE = 60_000  # milliseconds, for a machine with other work
+PATIENCE = 120_000  # milliseconds, for a machine with other work
 
 
 @pytest.fixture(scope="module")
