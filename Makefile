@@ -10,7 +10,7 @@ EDIT := Make the red circle green.
 INSERT := Add the object from IMG2 to IMG1 at the bottom left, large.
 SEGMENT := the red circle
 
-.PHONY: demo test test-browser lint docs clean
+.PHONY: demo test test-browser lint types docs clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -31,9 +31,12 @@ test: $(VENV)/.installed-dev
 test-browser: $(VENV)/.installed-dev
 	BROWSER_TESTS=1 $(BIN)/python -m pytest -q tests/test_demo_browser.py
 
-lint: $(VENV)/.installed-dev
+lint: types $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: $(VENV)/.installed-dev
+	$(BIN)/mypy
 
 docs: $(VENV)/.installed-dev
 	$(BIN)/mkdocs build --strict --quiet

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 _BEGUN = ".{}.begun"
 
@@ -119,7 +120,7 @@ def _execute(
     # Workers in processes of their own do not wait for each other's Python. A single one here needs none, and Daft
     # begins one as soon as max_concurrency is set.
     apart = own_process or placing.workers > 1 or placing.gpus > 0 or placing.ray_address is not None
-    options = {"max_concurrency": placing.workers, "gpus": placing.gpus} if apart else {}
+    options: dict[str, Any] = {"max_concurrency": placing.workers, "gpus": placing.gpus} if apart else {}
     worker = daft.cls(Worker, use_process=apart, **options)(load, folder)
     table = daft.from_pydict({"name": list(tasks), "task": list(tasks.values())})
     if placing.ray_address is not None:

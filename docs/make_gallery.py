@@ -1,16 +1,21 @@
-"""Makes docs/tasks.md and its pictures with the shipped model: python docs/make_gallery.py
+"""Makes docs/tasks.md and its pictures with the shipped model.
+
+python docs/make_gallery.py            # after shipping another model, or changing TASKS
+python docs/make_gallery.py --check    # exit 1 if the page's text is not what TASKS says, or a picture is missing
 
 One held-out scene of the procedural world for every task, the first seed beyond training: nothing is picked.
 """
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from PIL import Image
 
-from data_builders.world.recipes import RECIPES, world_sample
+from data_builders.world.recipes import RECIPES, scene_of, world_sample
 from data_builders.world.stream import TEST_SEEDS
+from unireal.evaluation.exams import Item
 from unireal.evaluation.report import Example, Report
 from unireal.pipeline import UniRealPipeline
 from unireal.tasks import TASKS, TaskSpec
@@ -31,31 +36,50 @@ def recipe_of(spec: TaskSpec) -> str:
     return next(recipe.name for recipe in RECIPES.values() if recipe.task == spec.name)
 
 
+def page() -> str:
+    return HEAD + "".join(section(spec) for spec in TASKS.values())
+
+
+def picture_path(spec: TaskSpec) -> Path:
+    return DOCS / "images" / f"task-{spec.name}.png"
+
+
 def section(spec: TaskSpec) -> str:
     inputs = ", ".join(f"`{slot}`" + (" (optional)" if slot.optional else "") for slot in spec.slots) or "none"
     return (
         f"\n## {spec.name}\n\n{spec.summary[0].upper()}{spec.summary[1:]}. Pictures: {inputs}. Context prompt: "
         f"*{spec.context}*. Example prompt: {spec.example or spec.default_prompt}\n\n"
-        f"![{spec.name}: inputs, truth, output](images/task-{spec.name}.png)\n"
+        f"![{spec.name}: inputs, truth, output](images/{picture_path(spec).name})\n"
     )
 
 
 def save_example(pipeline: UniRealPipeline, spec: TaskSpec) -> None:
-    sample = world_sample(recipe_of(spec), TEST_SEEDS)
-    inputs, truth = ([frame.image for frame in frames] for frames in (sample.inputs, sample.results))
-    example = Example(spec.name, sample.instruction, inputs, truth, pipeline.generate([sample])[0])
-    page = Report(spec.name, {}, examples=[[example]]).sheet()
-    page = page.resize((page.width * SCALE, page.height * SCALE), Image.Resampling.NEAREST)
-    page.save(DOCS / "images" / f"task-{spec.name}.png", optimize=True)
+    recipe = recipe_of(spec)
+    item = Item(world_sample(recipe, TEST_SEEDS), scene_of(recipe, TEST_SEEDS))
+    inputs = [frame.image for frame in item.sample.inputs]
+    output = item.finished(pipeline.generate([item.question()])[0])
+    example = Example(spec.name, item.sample.instruction, inputs, item.truth, output)
+    sheet = Report(spec.name, {}, examples=[[example]]).sheet()
+    sheet = sheet.resize((sheet.width * SCALE, sheet.height * SCALE), Image.Resampling.NEAREST)
+    sheet.save(picture_path(spec), optimize=True)
 
 
-def main() -> None:
+def is_up_to_date() -> bool:
+    return (DOCS / "tasks.md").read_text() == page() and all(picture_path(spec).is_file() for spec in TASKS.values())
+
+
+def main() -> int:
+    if "--check" in sys.argv[1:]:
+        if not is_up_to_date():
+            print("tasks.md is not up to date; run: python docs/make_gallery.py", file=sys.stderr)
+        return int(not is_up_to_date())
     pipeline = UniRealPipeline.from_pretrained("unireal-tiny")
     pipeline.set_progress_bar_config(disable=True)
     for spec in TASKS.values():
         save_example(pipeline, spec)
-    (DOCS / "tasks.md").write_text(HEAD + "".join(section(spec) for spec in TASKS.values()))
+    (DOCS / "tasks.md").write_text(page())
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from data_builders.world.recipes import world_sample
+from data_builders.world.recipes import scene_of, world_sample
 from data_builders.world.stream import TEST_SEEDS
+from unireal.evaluation.exams import Item
 from unireal.evaluation.report import Example, Report
 from unireal.pipeline import UniRealPipeline
 
@@ -19,9 +20,10 @@ COLUMNS, SCALE = 2, 2
 
 
 def example(pipeline: UniRealPipeline, recipe: str, seed: int) -> Example:
-    sample = world_sample(recipe, TEST_SEEDS + seed)
-    inputs, truth = ([f.image for f in frames] for frames in (sample.inputs, sample.results))
-    return Example(recipe, sample.instruction, inputs, truth, pipeline.generate([sample])[0])
+    item = Item(world_sample(recipe, TEST_SEEDS + seed), scene_of(recipe, TEST_SEEDS + seed))
+    inputs = [frame.image for frame in item.sample.inputs]
+    output = item.finished(pipeline.generate([item.question()])[0])
+    return Example(recipe, item.sample.instruction, inputs, item.truth, output)
 
 
 def main() -> None:

@@ -1,5 +1,5 @@
 """Rewrites the generated parts of README.md and docs/reproducibility.md: the table of tasks from TASKS, the results
-from the shipped benchmark run.
+from the shipped benchmark run, and the papers' headlines beside ours.
 
 python docs/update_readme.py            # after changing TASKS, or after a new run of the world benchmark
 python docs/update_readme.py --check    # exit 1 if a page is not up to date
@@ -11,6 +11,8 @@ import json
 import re
 import sys
 from pathlib import Path
+
+from headlines import headlines
 
 from unireal.model.folder import SHIPPED
 from unireal.tasks import TASKS, TaskSpec
@@ -55,6 +57,10 @@ def results_table() -> str:
     return "\n".join(lines)
 
 
+def headlines_tables() -> str:
+    return headlines(json.loads(RESULTS.read_text()))
+
+
 def _number(value: float | str | None) -> str:
     if value is None or isinstance(value, str):
         return value or "-"
@@ -63,7 +69,7 @@ def _number(value: float | str | None) -> str:
 
 def updated(text: str) -> str:
     """The text with everything between <!-- NAME --> and <!-- /NAME --> made anew."""
-    for name, make in (("tasks", tasks_table), ("results", results_table)):
+    for name, make in (("tasks", tasks_table), ("results", results_table), ("headlines", headlines_tables)):
         table = make().replace("\\", r"\\")
         pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
         text = re.sub(pattern, rf"\g<1>{table}\n\g<2>", text, flags=re.DOTALL)

@@ -6,6 +6,7 @@ import json
 import pickle
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
@@ -496,3 +497,13 @@ def test_specs_of_a_command_line(server, video):
 def test_wrong_specs_are_told(part, spec, message):
     with pytest.raises(ValueError, match=message):
         choose.load_annotators({part: spec})
+
+
+def test_the_oracle_answers_several_threads():
+    """One that asks while another's video is still being rendered waits for it."""
+    videos = [WorldVideo(seed, (24, 32), num_frames=6) for seed in range(8)]
+    frames = [frame for video in videos for frame in video.frames][::-1]
+    for _ in range(3):
+        oracle = Oracle(videos)
+        with ThreadPoolExecutor(8) as threads:
+            list(threads.map(oracle.find, frames))  # raises for a frame that it does not know

@@ -109,13 +109,13 @@ def asked(monkeypatch):
     from unireal.pipeline import UniRealPipeline
 
     samples = []
-    original = UniRealPipeline._run
+    original = UniRealPipeline._sample
 
     def run(self, given, *arguments, **options):
         samples.extend(given)
         return original(self, given, *arguments, **options)
 
-    monkeypatch.setattr(UniRealPipeline, "_run", run)
+    monkeypatch.setattr(UniRealPipeline, "_sample", run)
     return samples
 
 

@@ -194,6 +194,7 @@ def uploaded(value):
         ("edit", {"prompt": "Make it red.", "canvas": ROOM, "width": 64}, "both width and height"),
         ("edit", {"prompt": "Make it red.", "canvas": ROOM, "steps": 100_000}, "greater than maximum value 200"),
         ("edit", {"prompt": "a" * 2000, "canvas": ROOM}, "1000"),
+        ("edit", {"prompt": "Make it red.", "canvas": ROOM, "width": 300, "height": 64}, "up to 256 on a side"),
         ("outpaint", {"canvas": ROOM}, "at least one above 0"),
         ("control", {"prompt": "a room", "control_kind": "drag", "control_marks": '{"drags": []}'}, "picture"),
         ("control", {"prompt": "a room", "control_kind": "layout", "control_marks": "{"}, "not JSON"),

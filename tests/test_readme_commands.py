@@ -58,5 +58,6 @@ def test_every_command_runs_as_it_stands(tmp_path, monkeypatch):
     AcceleratorState._reset_state(True)
     GradientState._reset_state()
     assert count >= 12
-    for made in ("green.png", "both_2.png", "edited.mp4", "region.png", "data/control/preview.html"):
+    pictures = ("green.png", "runs/jobs/follows.png", "both_2.png", "region.png")
+    for made in (*pictures, "edited.mp4", "data/control/preview.html"):
         assert (tmp_path / made).is_file(), made

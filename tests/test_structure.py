@@ -35,9 +35,11 @@ BELOW = {
     "acceleration": ("names", "sample", "config", "model", "diffusion"),
     "finishing": ("sample", "tasks", "transforms", "request"),
     "encoding": ("sample", "prompts", "transforms", "model", "diffusion"),
+    "model_card": ("tasks", "model"),
+    "loading": ("model", "model_card"),
     "pipeline": (
         *("sample", "config", "tasks", "prompts", "transforms", "request", "video"),
-        *("model", "diffusion", "acceleration", "finishing", "encoding"),
+        *("model", "diffusion", "acceleration", "finishing", "encoding", "loading"),
     ),
     "jobs": (),
     "options": ("plugins", "tasks", "conditions", "video", "metadata", "jobs"),

@@ -77,7 +77,8 @@ def run(options: argparse.Namespace) -> dict:
     request |= {name: getattr(options, name) for name in ("expand", "size", "context", "num_results", "num_frames")}
     asked = Request(task=options.task, prompt=prompt, **request)
     first_window(asked, source).assemble((64, 64))  # before the model is loaded
-    Guidance(*(1.0 if scale is None else scale for scale in (options.guidance, options.image_guidance)))
+    text, image = (1.0 if scale is None else scale for scale in (options.guidance, options.image_guidance))
+    Guidance(text, image)
     plugins, device = accelerations(options.accelerate), _device(options.device)
     spot_mask = _check_spot_mask(options.spot_mask, plugins)
     _quiet()

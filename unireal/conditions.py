@@ -167,7 +167,7 @@ class Drags:
             for x, y in (start, end):
                 if not (0 <= x <= size[1] and 0 <= y <= size[0]):
                     raise ValueError(f"{where}: drag {number} leaves the {size[1]}x{size[0]} canvas at [{x:g}, {y:g}]")
-            points.append((start, end))
+            points.append(((start[0], start[1]), (end[0], end[1])))
         return cls(size, tuple(points))
 
     def draw(self, image: np.ndarray, size: Size | None = None) -> np.ndarray:

@@ -132,6 +132,12 @@ class TrainConfig:
             course.append(stage if stage.time else replace(stage, time=course[-1].time))
         return tuple(course)
 
+    def time_of(self, stage: int) -> TimeSampling:
+        """The times of a stage, by its number in the course."""
+        time = self.course[stage].time
+        assert time is not None  # course fills it in
+        return time
+
     def stage_at(self, step: int) -> int:
         """The number of the stage in which a step is taken, counted from 0."""
         return max(number for number, stage in enumerate(self.course) if stage.start <= step)

@@ -152,7 +152,7 @@ def _text_chunks(path: str) -> dict[str, Any]:
         raise ValueError(f"{str(path)!r} is not a file; give a PNG that the demo made")
     try:
         with Image.open(path, formats=("PNG",)) as image:
-            return dict(image.info)
+            return {str(key): value for key, value in image.info.items()}
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{str(path)!r} is not a PNG that can be read; give one that the demo made") from error
 

@@ -6,7 +6,6 @@ image = pipe("Make the red circle green.", task="edit", canvas=Image.open("room.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,18 +13,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
-from diffusers.utils import BaseOutput
+from diffusers import FlowMatchEulerDiscreteScheduler
 from transformers import PreTrainedTokenizerBase, T5EncoderModel
 
-from unireal.acceleration import Acceleration, accelerations
+from unireal.acceleration import Acceleration, Accelerations, accelerations
 from unireal.acceleration.spotedit import spot_edit
 from unireal.diffusion.guidance import Guidance
-from unireal.diffusion.sampling import denoise
+from unireal.diffusion.sampling import checked_noise, denoise, draw_noise
 from unireal.encoding import encode_samples
-from unireal.finishing import converted, finished, pasted
+from unireal.finishing import UniRealPipelineOutput, check_output_type, converted, finished, pasted
+from unireal.loading import LoadablePipeline
 from unireal.model.build import Components
-from unireal.model.folder import HUB_ID, SHIPPED, check_model_folder
 from unireal.model.transformer import UniRealTransformer
 from unireal.model.vae import VAE
 from unireal.request import Paste, Request
@@ -35,20 +33,19 @@ from unireal.transforms import mask_image, to_image
 from unireal.video.windows import open_clip, video_frames
 
 
-@dataclass
-class UniRealPipelineOutput(BaseOutput):
-    """images: the first result of every prompt and variant. results: all results of each, RES1 first.
-    edited: with spotedit, where each first result was computed, white; elsewhere it is the canvas. Else None.
+@dataclass(frozen=True)
+class _How:
+    """The arguments of a call that say how to sample, whatever the samples are."""
 
-    PIL images, uint8 arrays (H, W, 3) or float tensors (3, H, W) in 0..1, by output_type.
-    """
+    steps: int | None
+    guidance: Guidance
+    generator: torch.Generator | list[torch.Generator] | None
+    callback: Any
+    plugins: Accelerations
+    latents: torch.Tensor | Sequence[torch.Tensor] | None = None
 
-    images: list[Any]
-    results: list[list[Any]]
-    edited: list[Any] | None = None
 
-
-class UniRealPipeline(DiffusionPipeline):
+class UniRealPipeline(LoadablePipeline):
     """
     transformer, text_encoder, tokenizer, scheduler: the parts; vae: None for a model that works on pixels.
     native_size: (H, W) of results whose size nothing else decides.
@@ -57,6 +54,7 @@ class UniRealPipeline(DiffusionPipeline):
 
     model_cpu_offload_seq = "text_encoder->transformer->vae"
     _optional_components = ["vae"]
+    _callback_tensor_inputs = ["latents"]
 
     def __init__(
         self,
@@ -91,22 +89,6 @@ class UniRealPipeline(DiffusionPipeline):
     def as_components(self) -> Components:
         return Components(self.transformer, self.text_encoder, self.tokenizer, self.vae)
 
-    @classmethod
-    def from_pretrained(cls, name: str | Path, **options: Any) -> UniRealPipeline:
-        """Loads a shipped model by name, a folder, or a hub id; safetensors only, in float32 unless dtype says else.
-
-        Raises ValueError if a folder lacks files or holds pickled weights.
-        """
-        if not options.keys() & {"dtype", "torch_dtype"}:
-            options["dtype"] = torch.float32  # whatever it was stored in; bfloat16 is a choice, not a surprise
-        path = SHIPPED.get(str(name), Path(name))
-        if path.exists():
-            check_model_folder(path)
-        elif str(name) in SHIPPED or not re.fullmatch(HUB_ID, str(name)):
-            raise ValueError(f"model {str(name)!r} is neither a folder, a hub id, nor one of: {', '.join(SHIPPED)}")
-        source = path if path.exists() else name
-        return super().from_pretrained(str(source), use_safetensors=True, **options)
-
     @torch.no_grad()
     def __call__(
         self,
@@ -125,8 +107,10 @@ class UniRealPipeline(DiffusionPipeline):
         image_guidance_scale: float | None = None,
         guidance_interval: tuple[float, float] = (0.0, 1.0),
         generator: torch.Generator | list[torch.Generator] | None = None,
+        latents: torch.Tensor | Sequence[torch.Tensor] | None = None,
         output_type: str = "pil",
         callback_on_step_end: Any = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         accelerate: str | Acceleration | Sequence[str | Acceleration] = (),
         return_dict: bool = True,
         video: str | Path | Iterable[Any] | None = None,
@@ -140,34 +124,51 @@ class UniRealPipeline(DiffusionPipeline):
         context: context prompt, e.g. "synthetic style, static scenario"; None for the task's own.
         num_results: results per prompt: jointly generated frames if the task has several, else variants.
         guidance_scale, image_guidance_scale: 1 is none; guidance_interval: share of the steps in which they act.
-        callback_on_step_end(pipe, step, t, {"latents": [...]}) may return a dict with other latents.
-        generator: for reproducible noise; a list has one for each prompt and variant.
+        callback_on_step_end(pipe, step, t, {"latents": [...]}) may return a dict with other latents; `pipe.interrupt`
+                 set to True ends the call after that step. callback_on_step_end_tensor_inputs: what it is given.
+        generator: for reproducible noise; a list has one for each prompt and variant. latents: the noise itself, a
+                 tensor (B, C, h, w) for each result frame, or a single tensor.
+        output_type: "pil", "np" (uint8), "pt" (0..1), or "latent" for what the last step gives, (C, h, w).
         accelerate: plug-ins or their names, e.g. ["spotedit", "condition_cache"]; see unireal.acceleration.
         video:   path or frames, for a task that edits a video; num_frames: of the video that comes out (see stream).
 
         Raises ValueError for whatever does not fit the task or the model.
         """
-        plugins = accelerations(accelerate)
+        check_output_type(output_type, "latent")
+        if unknown := set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs):
+            raise ValueError(f"callbacks are given {self._callback_tensor_inputs}, not {sorted(unknown)}; leave it out")
         scales = self.guidance(guidance_scale, image_guidance_scale, guidance_interval)
-        how = num_inference_steps, scales, generator, callback_on_step_end, plugins
+        how = _How(num_inference_steps, scales, generator, callback_on_step_end, accelerations(accelerate), latents)
         given = {"canvas": canvas, "asset": asset, "control": control, "mask": mask, "expand": expand, "size": size}
         given |= {"task": task, "context": context, "num_results": num_results, "num_frames": num_frames}
         requests = [replace(Request.load(**given), prompt=p) for p in ([prompt] if isinstance(prompt, str) else prompt)]
-        if video is not None or get_task(task).video:
-            results = [list(self._windows(request, video, output_type, *how)) for request in requests]
-            first = [frames[0] for frames in results]
-            return UniRealPipelineOutput(images=first, results=results) if return_dict else (first,)
+        if video is None and not get_task(task).video:
+            out = self._pictures(requests, output_type, how)
+        elif latents is None:
+            results = [list(self._windows(request, video, output_type, how)) for request in requests]
+            out = UniRealPipelineOutput(images=[frames[0] for frames in results], results=results)
+        else:
+            raise ValueError("a video is made window by window, from noise of its own; leave latents out")
+        return out if return_dict else (out.images,)
+
+    def _pictures(self, requests: Sequence[Request], output_type: str, how: _How) -> UniRealPipelineOutput:
+        """The results of requests of one layout."""
         samples, pastes = [], []
         for request in requests:
             sample, paste = request.assemble(self.config.native_size)
             samples += [sample] * request.variants
             pastes += [paste] * request.variants
-        whole = (pasted(images, paste) for images, paste in zip(self._run(samples, *how), pastes, strict=True))
-        results = [[converted(image, output_type) for image in images] for images in whole]
-        regions = self._edited(plugins, samples)
-        edited = None if regions is None else [converted(mask_image(region), output_type) for region in regions]
-        first = [frames[0] for frames in results]
-        return UniRealPipelineOutput(images=first, results=results, edited=edited) if return_dict else (first,)
+        latents = self._sample(samples, how)
+        if output_type == "latent":
+            self.maybe_free_model_hooks()
+            results = [[frame[i] for frame in latents] for i in range(len(samples))]
+        else:
+            whole = zip(self._decoded(samples, latents, how), pastes, strict=True)
+            results = [[converted(image, output_type) for image in pasted(*images)] for images in whole]
+        regions, edited = self._edited(how, samples), None
+        if regions is not None:
+            edited = [converted(mask_image(r), "pt" if output_type == "latent" else output_type) for r in regions]
+        return UniRealPipelineOutput(images=[frames[0] for frames in results], results=results, edited=edited)
 
     def stream(
         self,
@@ -187,15 +188,17 @@ class UniRealPipeline(DiffusionPipeline):
         Arguments as in the call. Raises ValueError for what does not fit the task when the first frame is asked for.
         """
         request = Request.load(task=task, prompt=prompt, **pictures)
-        scales, plugins = self.guidance(guidance_scale, image_guidance_scale), accelerations(accelerate)
-        return self._windows(request, video, output_type, num_inference_steps, scales, generator, None, plugins)
+        scales = self.guidance(guidance_scale, image_guidance_scale)
+        how = _How(num_inference_steps, scales, generator, None, accelerations(accelerate))
+        return self._windows(request, video, output_type, how)
 
     def _windows(
-        self, request: Request, video: str | Path | Iterable[Any] | None, output_type: str, *how: Any
+        self, request: Request, video: str | Path | Iterable[Any] | None, output_type: str, how: _How
     ) -> Iterator[Any]:
-        """Frames of one video; how: arguments of _run."""
+        """Frames of one video."""
+        check_output_type(output_type)
         frames = video_frames(
-            request, open_clip(video), self.config.native_size, lambda sample: self._run([sample], *how)[0]
+            request, open_clip(video), self.config.native_size, lambda sample: self._run([sample], how)[0]
         )
         return (converted(frame, output_type) for frame in frames)
 
@@ -211,80 +214,73 @@ class UniRealPipeline(DiffusionPipeline):
     ) -> list[list[np.ndarray]]:
         """Results of samples of one layout, uint8 (H, W, 3): for each sample as many as it has result frames."""
         generators = [torch.Generator().manual_seed(seed + i) for i in range(len(samples))]
-        scales, plugins = self.guidance(guidance, image_guidance), accelerations(accelerate)
-        return self._run(samples, num_inference_steps, scales, generators, accelerate=plugins)
-
-    def load_lora_weights(self, folder: str | Path, adapter_name: str = "default") -> None:
-        """Puts an adapter that save_lora wrote into the transformer. Raises ValueError if it does not fit."""
-        from unireal.model.lora import load_lora
-
-        load_lora(self.transformer, folder, adapter_name)
+        scales = self.guidance(guidance, image_guidance)
+        return self._run(samples, _How(num_inference_steps, scales, generators, None, accelerations(accelerate)))
 
     def guidance(
         self, text: float | None = None, image: float | None = None, interval: tuple[float, float] = (0.0, 1.0)
     ) -> Guidance:
         """Guidance with this model's defaults filled in."""
         text = self.config.default_guidance if text is None else text
-        return Guidance(text, self.config.default_image_guidance if image is None else image, tuple(interval))
+        image = self.config.default_image_guidance if image is None else image
+        return Guidance(text, image, (interval[0], interval[1]))
+
+    def _run(self, samples: Sequence[Sample], how: _How) -> list[list[np.ndarray]]:
+        """Results of samples of one layout, uint8 (H, W, 3)."""
+        return self._decoded(samples, self._sample(samples, how), how)
 
     @torch.no_grad()
-    def _run(
-        self,
-        samples: Sequence[Sample],
-        num_steps: int | None,
-        guidance: Guidance,
-        generator: torch.Generator | list[torch.Generator] | None,
-        callback: Any = None,
-        accelerate: Sequence[Acceleration] = (),
-    ) -> list[list[np.ndarray]]:
-        num_steps = self.config.default_steps if num_steps is None else num_steps
+    def _sample(self, samples: Sequence[Sample], how: _How) -> list[torch.Tensor]:
+        """The R latent result frames (B, C, h, w) of samples of one layout."""
+        num_steps = self.config.default_steps if how.steps is None else how.steps
         if num_steps < 1:
             raise ValueError(f"the number of steps must be at least 1, got {num_steps}")
         parts, device = self.as_components(), self._execution_device
         codec = parts.codec
-        without_text = any(not b.text for b in guidance.branches(num_steps, bool(samples[0].inputs)))
+        self.interrupt = False
+        without_text = any(not b.text for b in how.guidance.branches(num_steps, bool(samples[0].inputs)))
         given = encode_samples(parts, samples, device, without_text)
-        sizes = samples[0].layout.results
-        noise = [self._noise(codec.latent_size(size), len(samples), generator) for size in sizes]
+        shapes = [(parts.transformer.config.in_channels, *codec.latent_size(s)) for s in samples[0].layout.results]
+        noise = how.latents
+        if noise is None:
+            noise = [draw_noise(shape, len(samples), how.generator) for shape in shapes]
+        noise = checked_noise(noise, [(len(samples), *shape) for shape in shapes], device)
         with self.progress_bar(total=num_steps) as bar:
 
             def after_step(step: int, t: float, latents: list[torch.Tensor]) -> list[torch.Tensor] | None:
                 bar.update()
-                if callback is None:
+                if how.callback is None:
                     return None
-                return (callback(self, step, t, {"latents": latents}) or {}).get("latents")
+                return (how.callback(self, step, t, {"latents": latents}) or {}).get("latents")
 
-            latents = denoise(
-                self.transformer, self.scheduler, noise, given, guidance, num_steps, after_step, accelerate, codec
+            return denoise(
+                self.transformer,
+                self.scheduler,
+                noise,
+                given,
+                how.guidance,
+                num_steps,
+                after_step,
+                how.plugins,
+                codec,
+                interrupted=lambda: self.interrupt,
             )
-        frames = [codec.decode(x, size) for x, size in zip(latents, sizes, strict=True)]
+
+    @torch.no_grad()
+    def _decoded(self, samples: Sequence[Sample], latents: list[torch.Tensor], how: _How) -> list[list[np.ndarray]]:
+        """Pictures uint8 (H, W, 3) of latent result frames, before a mask's outside is pasted back."""
+        codec = self.as_components().codec
+        frames = [codec.decode(x, size) for x, size in zip(latents, samples[0].layout.results, strict=True)]
         self.maybe_free_model_hooks()
         results = [[to_image(frame[i]) for frame in frames] for i in range(len(samples))]
         results = [finished(images, sample) for images, sample in zip(results, samples, strict=True)]
-        spot = spot_edit(accelerate)
-        if spot is None or not spot.paste or spot.frame is None:
+        spot, regions = spot_edit(how.plugins), self._edited(how, samples)
+        if spot is None or regions is None or not spot.paste or spot.frame is None:
             return results
-        pastes = [
-            Paste(sample.inputs[spot.frame].image, region)
-            for sample, region in zip(samples, self._edited(accelerate, samples), strict=True)
-        ]
+        pastes = [Paste(s.inputs[spot.frame].image, region) for s, region in zip(samples, regions, strict=True)]
         return [pasted(images, paste) for images, paste in zip(results, pastes, strict=True)]
 
-    def _edited(self, plugins: Sequence[Acceleration], samples: Sequence[Sample]) -> list[np.ndarray] | None:
+    def _edited(self, how: _How, samples: Sequence[Sample]) -> list[np.ndarray] | None:
         """After a call: where SpotEdit computed each first result, bool (H, W); None without SpotEdit."""
-        spot, token = spot_edit(plugins), self.as_components().codec.multiple
+        spot, token = spot_edit(how.plugins), self.as_components().codec.multiple
         return None if spot is None else spot.regions(len(samples), samples[0].results[0].size, token)
-
-    def _noise(
-        self, size: tuple[int, int], count: int, generator: torch.Generator | list[torch.Generator] | None
-    ) -> torch.Tensor:
-        """float32 (B, C, h, w), drawn on the generator's device so that a seed means the same everywhere."""
-        shape = (self.transformer.config.in_channels, *size)
-        if isinstance(generator, list):
-            if len(generator) != count:
-                raise ValueError(f"{len(generator)} generators were given for {count} samples; give one for each")
-            noise = torch.stack([torch.randn(shape, generator=g, device=g.device).cpu() for g in generator])
-        else:
-            device = "cpu" if generator is None else generator.device
-            noise = torch.randn((count, *shape), generator=generator, device=device)
-        return noise.to(self._execution_device)

@@ -30,6 +30,7 @@ def load_plugin(path: str | Path) -> ModuleType:
     if file not in _LOADED:
         name = f"unireal_plugin_{len(_LOADED)}_{file.stem}"
         spec = importlib.util.spec_from_file_location(name, file)
+        assert spec is not None and spec.loader is not None  # a .py file has a loader
         module = sys.modules[name] = importlib.util.module_from_spec(spec)
         try:
             spec.loader.exec_module(module)

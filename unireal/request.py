@@ -78,7 +78,7 @@ class Request:
         original = frames[0].image if frames else None
         if mask is not None and mask.shape != size:
             mask = threshold(resized(as_frame(mask_image(mask), Role.CONTROL, "mask"), size).image)
-        if spec.prepare == "erase":
+        if spec.prepare == "erase" and mask is not None:
             frames[0] = replace(frames[0], image=erase(frames[0].image, mask))
         low, high = spec.num_results
         joint = len(self.video) or min(self.num_results or low, high)
@@ -89,7 +89,9 @@ class Request:
         join(context, instruction)  # raises for an unknown keyword
         blank = Frame(np.zeros((*size, 3), np.uint8), Role.RESULT)
         sample = Sample(spec.name, instruction, context, tuple(frames), (blank,) * joint)
-        return sample, Paste(original, mask) if spec.paste_back else None
+        if not spec.paste_back or original is None or mask is None:
+            return sample, None
+        return sample, Paste(original, mask)
 
     @property
     def variants(self) -> int:
@@ -162,7 +164,8 @@ class Request:
         if frame.role is not Role.ASSET:
             return resized(frame, size) if self.size else frame
         scale = max(size) / max(frame.size)
-        return frame if scale >= 1 else resized(frame, tuple(max(1, round(side * scale)) for side in frame.size))
+        height, width = (max(1, round(side * scale)) for side in frame.size)
+        return frame if scale >= 1 else resized(frame, (height, width))
 
     def _size(self, spec: TaskSpec, frames: list[Frame], native_size: tuple[int, int]) -> tuple[int, int]:
         size = self.size

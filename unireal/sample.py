@@ -27,7 +27,7 @@ class Role(StrEnum):
     RESULT = "result"  # what is generated
 
     @property
-    def index(self) -> int:
+    def index(self) -> int:  # type: ignore[override]  # str.index is not wanted here
         return list(Role).index(self)
 
 

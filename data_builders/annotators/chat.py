@@ -146,7 +146,7 @@ class EndpointChat:
             raise Refused(f"{self.name} at {self.url} sent a completion without a message")
         if getattr(message, "refusal", None):
             raise Refused(f"{self.name} declined: {message.refusal[:120]}")
-        if choices[0].finish_reason == "content_filter":
+        if choices and choices[0].finish_reason == "content_filter":
             raise Refused(f"{self.name} declined: its content filter")
         return message.content or ""
 

@@ -87,7 +87,7 @@ def load_annotators(specs: Mapping[str, str], device: str = "cpu", videos: Itera
             continue
         part = PARTS[name]
         spec = part.default if spec == "default" else spec
-        key = ("oracle",) if spec == "oracle" else (part.load, spec)
+        key: tuple[Any, ...] = ("oracle",) if spec == "oracle" else (part.load, spec)
         if key not in loaded:
             loaded[key] = _oracle(videos) if spec == "oracle" else part.load(spec, device)
         found[name] = loaded[key]

@@ -98,7 +98,8 @@ def _detections(
     image: np.ndarray, boxes: Iterable[list[float]], scores: Iterable[float], labels: Iterable[str]
 ) -> list[Detection]:
     """Best first; what lies outside the picture is cut off."""
-    parts = (clipped(tuple(map(float, box)), image.shape[:2]) for box in boxes)
+    corners = (tuple(map(float, box)) for box in boxes)
+    parts = (clipped((x1, y1, x2, y2), image.shape[:2]) for x1, y1, x2, y2 in corners)
     found = zip(parts, scores, labels, strict=True)
     detections = [Detection(box, score, label) for box, score, label in found if box is not None]
     return sorted(detections, key=lambda detection: -detection.score)

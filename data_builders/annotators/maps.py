@@ -132,7 +132,7 @@ class VitPose:
         thick = max(1, round(min(image.shape[:2]) / 128))
         spots = [tuple(int(v) for v in point) for point in points.round()]
         for number, (start, end) in enumerate(edges):
-            hue = np.uint8([[[number * 180 // max(len(edges), 1), 255, 255]]])
+            hue = np.array([[[number * 180 // max(len(edges), 1), 255, 255]]], np.uint8)
             color = cv2.cvtColor(hue, cv2.COLOR_HSV2RGB)[0, 0].tolist()
             if min(scores[start], scores[end]) >= self.threshold:
                 cv2.line(image, spots[start], spots[end], color, 2 * thick)

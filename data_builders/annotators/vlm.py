@@ -129,7 +129,7 @@ class VisionLanguageAnnotator:
         """From the question itself, so that a build that is run again asks the same, in whatever order."""
         digest = hashlib.blake2b(f"{self.seed} {attempt} {text}".encode(), digest_size=4)
         for image in images:
-            digest.update(np.ascontiguousarray(image))
+            digest.update(np.ascontiguousarray(image).data)
         return int.from_bytes(digest.digest()) >> 1
 
 

@@ -122,7 +122,8 @@ class VideoBuilder:
     def _finished(self, sample: Sample, view: Footage, annotators: Annotators) -> Sample:
         """With its origin; checked."""
         names = {part: name for part, name in annotators.names.items() if part in self.needs + self.uses}
-        origin = {"video": view.clip.video, "clip": view.clip.id, "times": [round(t, 6) for t in view.times]}
+        times = [round(time, 6) for time in view.times]
+        origin: dict[str, Any] = {"video": view.clip.video, "clip": view.clip.id, "times": times}
         origin |= {"builder": self.name, "version": self.version, "annotators": names}
         finished = replace(sample, source=origin | sample.source)
         check_sample(finished)

@@ -72,7 +72,7 @@ def run(builder: VideoBuilder, options: argparse.Namespace) -> None:
     if any(value is not None and value <= 0 for value in (options.fps, options.frames)):
         raise ValueError("--fps and --frames are above 0; leave them out for the builder's own")
     own = builder.options(**{field.name: _value(field, options) for field in fields(builder.options)})
-    specs = _specs(builder, options)
+    specs: dict[str, Any] = _specs(builder, options)
     builder.require(generators.Studio(**specs))  # before the videos are looked at
     told = {
         "builder": builder.name,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -41,8 +42,8 @@ def make(view: Footage, annotators: Annotators, options: Frame2FrameOptions) -> 
     change = float(np.mean(((before.astype(np.float32) - after) / 255.0) ** 2))
     if change < options.min_change:
         raise Refused("the two frames are alike")
-    caption, facts = describe(annotators, view.images), {"change": round(change, 6)}
-    facts["caption"] = caption
+    caption = describe(annotators, view.images)
+    facts: dict[str, Any] = {"change": round(change, 6), "caption": caption}
     if annotators.instructor is None:
         yield _pair(view, before, after, caption, facts)
         return

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image
 
-from data_builders.annotators.protocols import Annotators, Refused
+from data_builders.annotators.protocols import Annotators, Detection, Refused
 from data_builders.builders.base import Footage, Options
 
 BLANK = 226  # grey level around an object that is cut out, as in the procedural world
@@ -47,8 +47,9 @@ def find_objects(view: Footage, annotators: Annotators, options: ObjectOptions) 
 
     A phrase that fits several things is left out: nobody could tell which is meant. Raises Refused if none is left.
     """
+    assert annotators.captioner and annotators.grounder and annotators.segmenter  # the builder requires them
     caption = annotators.captioner.caption(view.images).strip().rstrip(".")
-    unique = {}
+    unique: dict[str, Detection] = {}
     for phrase in annotators.captioner.objects(view.images, caption):
         found = annotators.grounder.ground(view.first, phrase)
         if len(found) == 1:

@@ -61,12 +61,17 @@ def clips_of(options: argparse.Namespace, placing: Placing) -> Found:
         raise ValueError(f"no videos in {', '.join(map(str, options.videos))}; give files, or folders that hold some")
     stored, key = options.output / STORED, [_facts(path) for path in videos]
     if stored.exists() and (told := json.loads(stored.read_text()))["videos"] == key:
-        clips, failures = map(Clip.from_dict, told["clips"]), [Failure(**f) for f in told["failures"]]
-        return Found(list(clips), failures, told["told"], told["report"])
+        failures = [Failure(**failure) for failure in told["failures"]]
+        return Found([Clip.from_dict(clip) for clip in told["clips"]], failures, told["told"], told["report"])
     config = CURATIONS[options.curation]
     found = whole_clips(videos) if config is None else curated(options.videos, config, options.output, placing)
-    clips, failures = [c.to_dict() for c in found.clips], [asdict(f) for f in found.failures]
-    content = {"videos": key, "clips": clips, "failures": failures, "told": found.told, "report": found.report}
+    content = {
+        "videos": key,
+        "clips": [clip.to_dict() for clip in found.clips],
+        "failures": [asdict(failure) for failure in found.failures],
+        "told": found.told,
+        "report": found.report,
+    }
     write_text(stored, json.dumps(content, indent=1) + "\n")
     for path in options.output.glob(_EXAMINED.format("*")):
         path.unlink()
@@ -134,8 +139,10 @@ def _to_dict(examined: Examined) -> dict[str, Any]:
 
 def _from_dict(told: Mapping[str, Any]) -> Examined:
     report = VideoReport(**told["report"])
-    size, pairs = report.size and tuple(report.size), [tuple(pair) for pair in report.duplicates]
-    counts = {"dropped": Counter(report.dropped), "dropped_seconds": Counter(report.dropped_seconds)}
+    size = None if report.size is None else (report.size[0], report.size[1])
+    pairs = [(kept, left_out) for kept, left_out in report.duplicates]
+    counts: dict[str, Any] = {"dropped": Counter(report.dropped), "dropped_seconds": Counter(report.dropped_seconds)}
     report = replace(report, size=size, duplicates=pairs, **counts)
-    candidates = [Candidate(Clip.from_dict(c["clip"]), np.float32(c["feature"])) for c in told["candidates"]]
-    return Examined(report, candidates)
+    features = [np.asarray(candidate["feature"], np.float32) for candidate in told["candidates"]]
+    clips = [Clip.from_dict(candidate["clip"]) for candidate in told["candidates"]]
+    return Examined(report, list(map(Candidate, clips, features)))

@@ -50,6 +50,8 @@ def draw(footage: Footage, options: VideoEditOptions) -> Iterator[Footage]:
 
 def make(view: Footage, studio: Studio, options: VideoEditOptions) -> Iterator[Sample]:
     """N frames of the video -> the same frames edited, and the way back."""
+    assert studio.captioner and studio.instructor and studio.editor  # the builder requires them all
+    assert studio.depth and studio.generator and studio.judge
     seed = int(view.rng.integers(2**31))
     caption = studio.captioner.caption(view.images)
     told = studio.instructor.video_instruction(view.images, caption)

@@ -159,7 +159,7 @@ def probe(path: str | Path) -> VideoInfo:
         frame = next((frame for _, frame in decoded if frame is not None), None)
         if frame is None:
             raise BadVideo("holds no frame that can be decoded")
-        duration = float(stream.duration * stream.time_base) if stream.duration else 0.0
+        duration = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0
         codec = stream.codec_context.name
         return VideoInfo(str(path), upright_size(frame, stream), rate_of(stream), duration, frame.rotation, codec)
 
@@ -203,7 +203,7 @@ def _read_frames(
         chosen = _own_frames(sound, start, end) if fps is None else _at_rate(sound, start, end, fps, spacing)
         last, picture, converter = None, None, None
         for seconds, frame in itertools.islice(chosen, limit):
-            if frame is not last:
+            if picture is None or frame is not last:
                 converter = converter or Converter(size or upright_size(frame, stream), stream)
                 last, picture = frame, converter(frame)
             yield seconds, picture

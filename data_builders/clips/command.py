@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from data_builders.clips.clip import Clip
 from data_builders.clips.config import CurationConfig
@@ -19,8 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--videos", metavar="PATH", nargs="+", required=True, help="files, or folders with videos")
     parser.add_argument("--output", metavar="DIR", type=Path, required=True, help=f"gets {CLIPS} and {REPORT}")
     parser.add_argument("--overwrite", action="store_true", help="replace the files in DIR")
+    kinds: dict[str, Callable[[str], Any]] = {"size": _size_or_own, "int": int, "float": float, "float | None": float}
     for option in fields(CurationConfig):
-        kinds = {"size": _size_or_own, "int": int, "float": float, "float | None": float}
         parser.add_argument(
             f"--{option.name.replace('_', '-')}",
             type=kinds.get(option.name) or kinds.get(str(option.type), str),

@@ -83,6 +83,7 @@ class Curator:
 
     @cached_property
     def _encoder(self) -> ImageEncoder:
+        assert self.config.encoder is not None  # asked for only where duplicates are looked for
         return ImageEncoder(self.config.encoder, self.config.device)
 
     @cached_property
@@ -106,7 +107,7 @@ class Curator:
                 while (frames := int((end - start) * config.fps + _SLACK)) >= config.min_frames:
                     until = start + min(frames, config.num_frames) / config.fps
                     size = config.size or footage.size
-                    clip = Clip(report.path, report.video, start, until, config.fps, size)
+                    clip = Clip(report.path, report.video or "", start, until, config.fps, size)
                     before = [m for m in measures if m.time < until]
                     yield clip, [m for m in before if m.time >= start] or before[-1:]
                     start, reason = until, REST

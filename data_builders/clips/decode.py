@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -81,7 +82,7 @@ def _seek(container: InputContainer, stream: VideoStream, start: float) -> Decod
     if stream.start_time is None or container.format.name == "gif":  # every frame of a GIF builds on the one before
         return None
     try:
-        container.seek(stream.start_time + int(start / stream.time_base), stream=stream)
+        container.seek(stream.start_time + int(start / _unit(stream)), stream=stream)
         decoded = _decode(container, stream)
         first = next(decoded, None)
     except (av.FFmpegError, BadVideo):
@@ -121,7 +122,7 @@ class _Clock:
     _BACK = 5  # frames: by so many, time stamps may jump back before nothing can be made of them
 
     def __init__(self, stream: VideoStream):
-        self._origin = None if stream.start_time is None else float(stream.start_time * stream.time_base)
+        self._origin = None if stream.start_time is None else float(stream.start_time * _unit(stream))
         self._spacing, self._last = 1 / rate_of(stream), -math.inf
 
     def next(self) -> float:
@@ -139,6 +140,12 @@ class _Clock:
             raise BadVideo(f"has time stamps that jump back, from {self._last:.2f} s to {seconds:.2f} s")
         self._last = seconds if seconds > self._last else self.next()
         return self._last
+
+
+def _unit(stream: VideoStream) -> Fraction:
+    """Of time stamps, in seconds."""
+    assert stream.time_base is not None  # a stream that is decoded has one
+    return stream.time_base
 
 
 def rate_of(stream: VideoStream) -> float:

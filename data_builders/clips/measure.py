@@ -82,7 +82,7 @@ def measure(path: str | Path, new_detector: Callable[[float], ShotDetector], rat
     stretches: list[_Stretch] = []  # they are parted by damaged frames
     broken, first, last, stopped = True, None, 0.0, None
     with open_video(path, fast=True) as (stream, decoded):
-        fps, size, promised = rate_of(stream), None, float((stream.duration or 0) * stream.time_base)
+        fps, size, promised = rate_of(stream), None, float((stream.duration or 0) * (stream.time_base or 0))
         try:
             for seconds, frame in decoded:
                 first, last = seconds if first is None else first, max(last, seconds)
@@ -96,7 +96,7 @@ def measure(path: str | Path, new_detector: Callable[[float], ShotDetector], rat
             if size is None:
                 raise
             stopped = str(error)
-    if size is None:
+    if size is None or first is None:
         raise BadVideo("holds no frame that can be decoded")
     shots = [shot for stretch in stretches for shot in stretch.shots(1 / fps)]
     duration = max(last + 1 / fps, shots[-1].end) - first
@@ -201,4 +201,5 @@ def black_bars(grey: np.ndarray) -> tuple[float, float, float, float]:
         bright = np.flatnonzero(grey.max(axis=axis) > _BAR)
         length = grey.shape[1 - axis]
         bars += [bright[0] / length, (length - 1 - bright[-1]) / length] if len(bright) else [1.0, 1.0]
-    return tuple(float(bar) for bar in bars)
+    top, bottom, left, right = (float(bar) for bar in bars)
+    return top, bottom, left, right

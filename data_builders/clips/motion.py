@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -62,7 +62,7 @@ def grid_displacement(before: np.ndarray, after: np.ndarray) -> float:
 
     height, width = before.shape
     points = grid_points((height, width))
-    moved, found, _ = cv2.calcOpticalFlowPyrLK(
+    moved, found, _ = cv2.calcOpticalFlowPyrLK(  # type: ignore[call-overload]  # None: no guess
         before, after, points, None, winSize=_WINDOW, maxLevel=3, criteria=_CRITERIA
     )
     sound = (found[:, 0] == 1) & ((moved >= 0) & (moved < (width, height))).all(axis=1)
@@ -92,7 +92,8 @@ def is_dynamic(
     greys = [cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY) for picture in small]
     if min(size) < 12:  # below, the optical flow has no room for its patches
         return False
-    flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST).calc(*greys, None)
+    flow: Any = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+    flow = flow.calc(*greys, None)
     return float(np.linalg.norm(flow, axis=-1).mean()) * REFERENCE_WIDTH / size[0] > motion
 
 

@@ -57,7 +57,7 @@ class VideoReport:
 
     def drop(self, reason: str, seconds: float) -> None:
         self.dropped[reason] += 1
-        self.dropped_seconds[reason] += seconds
+        self.dropped_seconds[reason] += seconds  # type: ignore[assignment]  # a Counter of seconds
 
     @property
     def reason(self) -> str | None:
@@ -97,13 +97,15 @@ class CurationReport:
         giving = sum(video.kept > 0 for video in videos)
         kept = sum(video.kept for video in videos)
         enlarged = sum(v.kept for v in videos if v.size and config.size and _smaller(v.size, config.size))
+        size = "" if config.size is None else f"{config.size[1]}x{config.size[0]}"
         lines = [
             f"{len(videos)} videos, {sum(v.seconds for v in videos):.1f} s, {sum(v.shots for v in videos)} shots: "
             f"{giving} give clips, {len(videos) - giving - unreadable} give none, {unreadable} cannot be read",
             f"kept: {kept} clips of {sum(v.kept_seconds for v in videos):.1f} s"
-            + (f"; {enlarged} come from videos smaller than {config.size[1]}x{config.size[0]}" if enlarged else ""),
+            + (f"; {enlarged} come from videos smaller than {size}" if enlarged else ""),
         ]
-        counts, seconds = Counter(), Counter()
+        counts: Counter[str] = Counter()
+        seconds: Counter[str] = Counter()
         for video in videos:
             counts.update(video.dropped)
             seconds.update(video.dropped_seconds)

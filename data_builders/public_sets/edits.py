@@ -74,9 +74,9 @@ def _seed(folder: Path, name: str, seed: str) -> Sequence[Sample]:
     prompt = json_file(inside(folder, f"{name}/prompt.json"))
     if not isinstance(prompt, dict):
         raise ValueError(f"prompt.json is an object, got {type(prompt).__name__}")
-    pictures = (load_picture(inside(folder, f"{name}/{seed}_{i}.jpg"), "picture") for i in (0, 1))
-    captions = {"caption": prompt.get("input"), "caption_after": prompt.get("output")}
-    return [_edit(text(prompt, "edit"), *pictures, SYNTHETIC, **captions)]
+    before, after = (load_picture(inside(folder, f"{name}/{seed}_{i}.jpg"), "picture") for i in (0, 1))
+    captions: dict[str, Any] = {"caption": prompt.get("input"), "caption_after": prompt.get("output")}
+    return [_edit(text(prompt, "edit"), before, after, SYNTHETIC, **captions)]
 
 
 def ultraedit(folder: Path) -> Iterator[Item]:

@@ -10,6 +10,7 @@ import io
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -130,8 +131,8 @@ def load_region(source: Path | dict[str, Any], name: str, canvas: np.ndarray | N
     white = (image >= _WHITE).all(axis=2)
     two_tone = (white | (image <= 255 - _WHITE).all(axis=2)).mean() > 0.95
     if canvas is None or two_tone:
-        return white
-    return white & ~(canvas >= _WHITE).all(axis=2)
+        return np.asarray(white)
+    return np.asarray(white & ~(canvas >= _WHITE).all(axis=2))
 
 
 def _rgb(picture: Image.Image) -> np.ndarray:
@@ -191,7 +192,7 @@ def parquet_items(
                 chosen, row = [*columns, *(c for c in optional if c in names)], 0
                 for batch in file.iter_batches(_BATCH_ROWS, columns=chosen, use_threads=False):
                     for values in batch.to_pylist():
-                        yield Item(f"{where}:{row}", lambda values=values: make(values))
+                        yield Item(f"{where}:{row}", partial(make, values))
                         row += 1
         except (pa.ArrowException, OSError) as error:
             fitting += 1

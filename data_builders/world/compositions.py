@@ -20,7 +20,8 @@ _EDITS = (recolor, remove, move, substitute)
 def insert_two_by_depth(draw: Draw) -> Made:
     """canvas, two assets, depth map of the result -> the canvas with both things where the map has them."""
     scene = draw.scene(photos=True, unseen=False)
-    after, new = scene, []
+    after = scene
+    new: list[Thing] = []
     for _ in range(2):
         thing = _newcomer(draw, after)
         after, new = after.add(thing), [*new, thing]
@@ -43,6 +44,7 @@ def insert_mask(draw: Draw) -> Made:
     """canvas, asset -> the canvas with the asset's thing, and the mask of what changed."""
     made = insert(draw)
     instruction = f"{made.instruction.rstrip('.')}; Predict the mask of the edited region in RES2."
+    assert made.mask is not None  # an insertion tells where
     return replace(made, instruction=instruction, results=(*made.results, mask_frame(made.mask)))
 
 

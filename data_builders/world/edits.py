@@ -142,6 +142,7 @@ def edit_mask(draw: Draw) -> Made:
     made = edit_sample(draw, edit)
     instruction = f"{made.instruction.rstrip('.')}; Predict the mask of the edited region in RES2."
     facts = {"edit": edit.__name__}
+    assert made.mask is not None  # an edit tells where
     return replace(made, instruction=instruction, results=(*made.results, mask_frame(made.mask)), facts=facts)
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 
@@ -47,6 +48,7 @@ class Oracle:
         self._unread = list(videos)[::-1]
         self._moments: dict[bytes, Moment] = {}
         self._render = lru_cache(_KEPT)(render)
+        self._reading = Lock()  # an engine may ask from several threads
 
     def __reduce__(self) -> tuple[type[Oracle], tuple[list[WorldVideo]]]:
         known = {id(m.video): m.video for m in self._moments.values()}
@@ -64,12 +66,13 @@ class Oracle:
 
     def _look_up(self, image: np.ndarray) -> Moment | None:
         key = _digest(image)
-        while key not in self._moments and self._unread:
-            video = self._unread.pop()
-            for index in range(len(video)):
-                drawn = render(video.scene_at(index), video.size)
-                self._moments.setdefault(_digest(drawn.image), Moment(video, index))
-        return self._moments.get(key)
+        with self._reading:
+            while key not in self._moments and self._unread:
+                video = self._unread.pop()
+                for index in range(len(video)):
+                    drawn = render(video.scene_at(index), video.size)
+                    self._moments.setdefault(_digest(drawn.image), Moment(video, index))
+            return self._moments.get(key)
 
     def find_all(self, frames: Frames) -> list[Moment]:
         """As `find`; raises ValueError also if the frames are from different videos or there are none."""
@@ -100,8 +103,8 @@ class Oracle:
         """
         if order := self._recoloured(before, after):
             return order
-        if back := self._recoloured(after, before):
-            return Instruction(back.reverse, back.instruction, back.objects)
+        if order := self._recoloured(after, before):
+            return Instruction(order.reverse, order.instruction, order.objects)
         first, last = self.find_all([before, after])
         motion = motions_between(first, last)
         if not motion:
@@ -115,8 +118,8 @@ class Oracle:
         if not np.array_equal(edited, self.edited(frame)):
             return None
         old, new = recolouring(moment.video)
-        orders = (f"Make the {a.name} {b.color}." for a, b in ((old, new), (new, old)))
-        return Instruction(*orders, (f"the {old.name}",))
+        there, back = (f"Make the {a.name} {b.color}." for a, b in ((old, new), (new, old)))
+        return Instruction(there, back, (f"the {old.name}",))
 
     def video_instruction(self, frames: Frames, caption: str) -> VideoInstruction:
         """The recolouring that `edited` shows."""
@@ -246,7 +249,7 @@ def _best_overlap(masks: Sequence[np.ndarray], box: Box) -> int | None:
 
 
 def _digest(image: np.ndarray) -> bytes:
-    return hashlib.blake2b(np.ascontiguousarray(image), digest_size=16, key=str(image.shape).encode()).digest()
+    return hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16, key=str(image.shape).encode()).digest()
 
 
 def _agreement(wrong: np.ndarray, where: np.ndarray) -> float:

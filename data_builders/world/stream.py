@@ -30,7 +30,7 @@ class WorldStream:
             raise ValueError(f"recipes {', '.join(untrained)} are for evaluation only; leave them out")
         weights = np.array([RECIPES[name].weight for name in self.names])
         self.probabilities = weights / weights.sum()
-        self.seed, self.sizes, self.photo_share = seed, tuple(tuple(s) for s in sizes), photo_share
+        self.seed, self.sizes, self.photo_share = seed, tuple((height, width) for height, width in sizes), photo_share
 
     def __getitem__(self, number: int) -> Sample:
         rng = np.random.default_rng((self.seed, number))

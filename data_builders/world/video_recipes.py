@@ -7,6 +7,7 @@ follows from its text and its inputs, and a longer video can be made window by w
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from data_builders.world.edits import Edit, add, recolor, remove, repaint_room, 
 from data_builders.world.render import render
 from data_builders.world.scene import PATTERNS, Scene, Thing, describe
 from data_builders.world.video import STILL, Motion, WorldVideo, possible_motions
+from unireal.sample import Frame
 
 FRAMES = 4  # of a window
 _TWO_WINDOWS = 2 * FRAMES
@@ -97,14 +99,14 @@ def endings(scene: Scene, mover: int, steps: int) -> dict[str, Scene]:
 
 def _video(draw: Draw, photo_share: float) -> WorldVideo:
     seed = int(draw.rng.integers(2**31))
-    options = {"movers": 1, "travel": _TRAVEL, "unseen": draw.unseen, "photo_share": photo_share}
+    options: dict[str, Any] = {"movers": 1, "travel": _TRAVEL, "unseen": draw.unseen, "photo_share": photo_share}
     return WorldVideo(seed, draw.size, _TWO_WINDOWS, **options)
 
 
 def _shown(video: WorldVideo, instruction: str, first: int | None, following: range) -> Made:
     """Frame number `first` (None: no canvas) -> the following ones."""
     scene = video.scene_at(following[0] if first is None else first)
-    inputs = () if first is None else (canvas(render(scene, video.size).image),)
+    inputs: tuple[Frame, ...] = () if first is None else (canvas(render(scene, video.size).image),)
     images = [render(video.scene_at(index), video.size).image for index in following]
     mask = None if first is None else np.any([changed(inputs[0].image, image) for image in images], axis=0)
     mover, motion = next((i, m) for i, m in enumerate(video.motions) if m != STILL)

@@ -54,7 +54,7 @@ def accelerations(chosen: str | Acceleration | Sequence[str | Acceleration]) -> 
 def _parse(text: str) -> Acceleration:
     name, *settings = text.split(":")
     plugin = lookup(ACCELERATIONS, name, "acceleration")
-    known = {field.name: field for field in fields(plugin) if field.init}
+    known = {field.name: field for field in fields(plugin) if field.init}  # type: ignore[arg-type]
     values = {}
     for setting in settings:
         key, equals, value = setting.partition("=")

@@ -9,11 +9,13 @@ Axes: B batch, R result frames, C, h, w latent channels, rows and columns, N tok
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
+from torch import nn
 
 from unireal.acceleration.memory import Blend, KeyValueStore
 from unireal.acceleration.plan import FrameLayout, Fusion, Plan, TokenChoice
@@ -21,6 +23,7 @@ from unireal.acceleration.skipping import Skipping
 from unireal.diffusion.flow import as_velocity
 from unireal.diffusion.guidance import Branch
 from unireal.diffusion.sampling import Call
+from unireal.model.blocks import UniRealBlock
 from unireal.model.packing import PackedSequence
 
 
@@ -58,14 +61,14 @@ class StepScheduler:
         layout = _layout(call)
         self._choices = [choice for plugin in plugins if (choice := plugin.tokens(layout)) is not None]
         self._branches: dict[str, _BranchState] = {}
-        hook = getattr(call.transformer, "_hf_hook", None)  # offloading moves weights in before `forward`
-        if hook is not None:
-            hook.pre_forward(call.transformer)
+        self._weights = ExitStack()
+        self._weights.enter_context(_in_place(call.transformer))
 
     def close(self) -> None:
         """Lets go of all state."""
         self._branches.clear()
         self._choices.clear()
+        self._weights.close()
 
     @torch.no_grad()
     def velocities(
@@ -102,7 +105,7 @@ class StepScheduler:
         inputs = sequence.tokens[:, sequence.num_condition :]  # (B, n, D)
         inputs = inputs if active is None else inputs[:, active]
 
-        if self._skips(state.skipping, step, sequence, active, plan):
+        if state.skipping is not None and self._skips(state.skipping, step, sequence, active, plan):
             hidden = inputs + state.skipping.residual(step).to(inputs.dtype)
         else:
             hidden = self._run(branch, step, sequence, active, reused, plan)
@@ -131,10 +134,8 @@ class StepScheduler:
         return state.sequence
 
     def _skips(
-        self, skipping: Skipping | None, step: int, sequence: PackedSequence, active: torch.Tensor | None, plan: Plan
+        self, skipping: Skipping, step: int, sequence: PackedSequence, active: torch.Tensor | None, plan: Plan
     ) -> bool:
-        if skipping is None:
-            return False
         tokens = torch.arange(sequence.num_result, device=sequence.tokens.device) if active is None else active
         if plan.fresh:
             skipping.clear()
@@ -142,7 +143,9 @@ class StepScheduler:
 
         def signal() -> torch.Tensor:
             part = sequence.select(sequence.num_condition + tokens)
-            return self.call.transformer.transformer_blocks[0].norm1(part.tokens, part.temb, part.segments)[0]
+            block = cast(UniRealBlock, self.call.transformer.transformer_blocks[0])
+            with _in_place(block):
+                return block.norm1(part.tokens, part.temb, part.segments)[0]
 
         return skipping.wants(step, signal) and not plan.must_run
 
@@ -175,6 +178,21 @@ class StepScheduler:
         text = sum(s.length for s in sequence.segments if s.kind == "text")
         kept = fusion.kept
         return Blend(sequence.num_condition + kept, text + before + kept, fusion.weight, fusion.recursive)
+
+
+@contextmanager
+def _in_place(module: nn.Module) -> Iterator[None]:
+    """Offloaded weights are there, though `forward`, at which accelerate and diffusers move them in, is not called."""
+    registry = getattr(module, "_diffusers_hook", None)
+    group = None if registry is None else registry.get_hook("group_offloading")
+    hooks = [hook for hook in (getattr(module, "_hf_hook", None), group) if hook is not None]
+    for hook in hooks:
+        hook.pre_forward(module)
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.post_forward(module, None)
 
 
 def _layout(call: Call) -> FrameLayout:

@@ -64,6 +64,7 @@ class _Recording(Skipping):
         return False
 
     def computed(self, step: int, residual: torch.Tensor) -> None:
+        assert self.input is not None  # wants comes first
         if self.last is not None:
             self.pairs.append((relative_l1(self.input, self.last[0]), relative_l1(residual, self.last[1])))
         self.last = self.input, residual

@@ -9,6 +9,7 @@ Axes: B batch, C, h, w latent channels, rows and columns, n tokens of a frame.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from diffusers import AutoencoderDC
@@ -36,7 +37,7 @@ def decoder_features(codec: FrameCodec, latent: torch.Tensor) -> list[torch.Tens
     vae = codec.vae
     if getattr(vae, "use_tiling", False) or getattr(vae, "use_slicing", False):
         raise ValueError("judge 'decoder' needs a VAE without tiling and slicing; disable them or use judge='cosine'")
-    decoder = vae.decoder
+    decoder: Any = None if vae is None else vae.decoder
     if isinstance(vae, AutoencoderDC):  # its blocks run from the last to the first
         layers = [decoder.conv_in, *list(decoder.up_blocks)[::-1][:2]]
     else:
@@ -51,7 +52,7 @@ def decoder_features(codec: FrameCodec, latent: torch.Tensor) -> list[torch.Tens
 
     handles = [layer.register_forward_hook(keep) for layer in layers]
     try:
-        codec.decode(latent, latent.shape[-2:])
+        codec.decode(latent, (latent.shape[-2], latent.shape[-1]))
     except _Enough:
         pass
     finally:
@@ -113,7 +114,7 @@ def make_judge(name: str | Judge | None, codec: FrameCodec | None, patch: int) -
     if name == "decoder" and not has_vae:
         raise ValueError("judge 'decoder' needs a VAE, but this model works on pixels; use judge='l2' or 'cosine'")
     threshold = THRESHOLDS[name]
-    if name == "decoder":
+    if name == "decoder" and codec is not None:
         return DecoderJudge(codec, patch), threshold
     return {"cosine": cosine_judge, "l2": l2_judge}[name](patch), threshold
 

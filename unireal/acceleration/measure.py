@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 from weakref import finalize
 
 import torch
@@ -13,14 +13,16 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from unireal.model.blocks import UniRealBlock
 from unireal.model.transformer import UniRealTransformer
 
 
 def randomize(transformer: UniRealTransformer, seed: int = 0, scale: float = 0.3) -> UniRealTransformer:
     """Gives the layers that start at zero random weights, so that an untrained model's output depends on its input."""
     generator = torch.Generator().manual_seed(seed)
-    blocks = [norm.linear for block in transformer.transformer_blocks for norm in (block.norm1, block.norm2)]
-    for layer in (*blocks, transformer.norm_out.linear, transformer.proj_out):
+    blocks = cast(Sequence[UniRealBlock], transformer.transformer_blocks)
+    modulations = [norm.linear for block in blocks for norm in (block.norm1, block.norm2)]
+    for layer in (*modulations, transformer.norm_out.linear, transformer.proj_out):
         weight = torch.randn(layer.weight.shape, generator=generator) * scale / layer.in_features**0.5
         layer.weight.data.copy_(weight)
     return transformer.eval()

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from unireal.model.embeddings import apply_rotary
 
 Rotary = tuple[torch.Tensor, ...] | None  # one row per token in each; None where positions were added to the tokens
-Turn = Callable[[torch.Tensor, tuple[torch.Tensor, ...]], torch.Tensor]
+Turn = Callable[[torch.Tensor, Any], torch.Tensor]
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -146,16 +146,15 @@ class _Spot(TokenChoice):
             plan.fresh = plan.must_run = True
             self.kept, self.block = None, step
             return
-        first = self.kept is None
-        if first or self.settings.every_step:
-            kept = self._choose()
-            self.kept = kept if first else self.kept | kept
-            self.last = self.kept
-        if not self.kept.any():
+        first, kept = self.kept is None, self.kept
+        if kept is None or self.settings.every_step:
+            kept = self._choose() if kept is None else kept | self._choose()
+            self.kept = self.last = kept
+        if not kept.any():
             self.kept = None
             return
         plan.must_run |= first
-        shared = self.kept.all(dim=0).flatten()  # (n,)
+        shared = kept.all(dim=0).flatten()  # (n,)
         if not shared.any():
             return
         plan.active = torch.cat([(~shared).nonzero()[:, 0], self.others])
@@ -180,12 +179,13 @@ class _Spot(TokenChoice):
 
     def _choose(self) -> torch.Tensor:
         """bool (B, rows, columns) of tokens that look like the canvas."""
-        scores = self.judge(self.clean, self.canvas)
-        tau = self.threshold if self.settings.tau is None else self.settings.tau
+        assert self.clean is not None  # a full step came before
+        scores, tau = self.judge(self.clean, self.canvas), self.settings.tau
+        limit: Any = self.threshold if tau is None else tau  # a number, or tensor (B, 1, 1)
         if tau == "two-means":
-            limit = two_means(scores.flatten(1))[..., None]  # (B, 1, 1)
-            tau = limit.clamp(max=TWO_MEANS_LIMIT * self.threshold)
-        return ~grow(~(scores < tau), self.settings.dilation)
+            assert self.threshold is not None  # only a judge of the caller's own has none, and needs a tau
+            limit = two_means(scores.flatten(1))[..., None].clamp(max=TWO_MEANS_LIMIT * self.threshold)
+        return ~grow(~(scores < limit), self.settings.dilation)
 
     def _fusion(self, t: float, shared: torch.Tensor) -> Fusion | None:
         kind = self.settings.fusion
@@ -196,4 +196,5 @@ class _Spot(TokenChoice):
 
     def _pixels(self) -> torch.Tensor:
         """The kept tokens as latent pixels, bool (B, 1, h, w)."""
+        assert self.kept is not None
         return self.kept.repeat_interleave(self.patch, 1).repeat_interleave(self.patch, 2)[:, None]

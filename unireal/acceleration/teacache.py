@@ -57,13 +57,13 @@ class TeaCache(Acceleration):
     order: int = 0
 
     def __post_init__(self) -> None:
-        fitted = isinstance(self.polynomial, str | Path)
-        polynomial = load_polynomial(Path(self.polynomial)) if fitted else tuple(self.polynomial)
-        object.__setattr__(self, "polynomial", polynomial)
+        given = self.polynomial
+        numbers = load_polynomial(Path(given)) if isinstance(given, str | Path) else tuple(given)
+        object.__setattr__(self, "polynomial", numbers)
         if not (isinstance(self.threshold, int | float) and 0 <= self.threshold < math.inf):
             raise ValueError(f"teacache: threshold must be a number of at least 0, got {self.threshold!r}")
-        if not self.polynomial or not all(isinstance(c, int | float) and math.isfinite(c) for c in self.polynomial):
-            raise ValueError(f"teacache: polynomial must be numbers, highest power first, got {self.polynomial}")
+        if not numbers or not all(isinstance(c, int | float) and math.isfinite(c) for c in numbers):
+            raise ValueError(f"teacache: polynomial must be numbers, highest power first, got {numbers}")
         if min(self.first, self.last) < 1 or self.order < 0:
             got = f"first={self.first}, last={self.last}, order={self.order}"
             raise ValueError(f"teacache: first and last must be at least 1 and order at least 0, got {got}")
@@ -71,6 +71,7 @@ class TeaCache(Acceleration):
     def predicted(self, change: float) -> float:
         """The relative change of the residual, at least 0."""
         value = 0.0
+        assert isinstance(self.polynomial, tuple)  # __post_init__ has read the file
         for coefficient in self.polynomial:
             value = value * change + coefficient
         return max(value, 0.0)

@@ -31,12 +31,12 @@ def main(arguments: list[str] | None = None) -> int:
     command.set_defaults(run=lambda options: validate(options.folder))
     command = commands.add_parser("precompute", help="encode pictures and texts once, for training without encoders")
     add_arguments(command)
-    command.set_defaults(run=lambda options: precompute(options) or 0)
+    command.set_defaults(run=precompute)
     for command in commands.choices.values():
         add_plugin_argument(command)
     options = parser.parse_args(arguments)
     try:
-        return options.run(options)
+        return options.run(options) or 0
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

@@ -71,10 +71,10 @@ class Lane:
 
     def _batch(self, bucket: list[tuple[dict[str, Any], Sample]]) -> Batch:
         samples = [sample for _, sample in bucket]
-        encoded = {isinstance(sample, EncodedSample) for sample in samples}
-        if len(encoded) > 1:
+        encoded = [sample for sample in samples if isinstance(sample, EncodedSample)]
+        if 0 < len(encoded) < len(samples):
             raise ValueError("data.sources mixes precomputed latents with pictures; precompute all of them or none")
-        batch = collate_encoded(samples) if encoded.pop() else collate(samples)
+        batch = collate_encoded(encoded) if encoded else collate(samples)
         batch.numbers = [place["draw"] for place, _ in bucket]
         return batch
 
@@ -99,7 +99,7 @@ class BucketedBatches(torch.utils.data.IterableDataset):
         self.lanes, self.count = [rank + turn * world_size for turn in range(turns)], turns * world_size
 
     def __iter__(self) -> Iterator[tuple[Batch, list[dict[str, Any]]]]:
-        states = self.initial or [None] * len(self.lanes)
+        states = self.initial or (None,) * len(self.lanes)
         lanes = [Lane(self.config, n, self.count, s) for n, s in zip(self.lanes, states, strict=True)]
         while True:
             for lane in lanes:
@@ -165,7 +165,7 @@ def batches(
     Raises TooManyBadRecordsError, a ValueError, if the data is not worth going on.
     """
     stream = _Guarded(BucketedBatches(config, rank, world_size, state, turns))
-    options = {"num_workers": 1, "prefetch_factor": 4} if workers else {}
+    options: dict[str, Any] = {"num_workers": 1, "prefetch_factor": 4} if workers else {}
     for made in torch.utils.data.DataLoader(stream, batch_size=None, **options):
         if isinstance(made, _Stopped):
             raise made.error

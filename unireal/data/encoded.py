@@ -14,7 +14,7 @@ import json
 import os
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,9 @@ class EncodedText:
 class EncodedSample(Sample):
     """A sample of LatentFrames; `texts` knows the features of its prompt, also without context or instruction."""
 
-    texts: TextTable | None = None
+    inputs: tuple[LatentFrame, ...] = ()  # type: ignore[assignment]  # in place of frames
+    results: tuple[LatentFrame, ...] = ()  # type: ignore[assignment]
+    texts: TextTable | dict[str, EncodedText] = field(default_factory=dict)
 
 
 class EncodedSamples(ParquetSamples):
@@ -64,7 +66,7 @@ class EncodedSamples(ParquetSamples):
         self.about = json.loads((self.folder / ABOUT).read_text())
         self.texts = TextTable(self.folder / "texts")
 
-    def __getitem__(self, number: int) -> EncodedSample:
+    def __getitem__(self, number: int) -> EncodedSample:  # type: ignore[override]  # no slices
         row = self.row(number)
         mask = None if row["mask"] is None else decode_png(row["mask"], "the mask")[..., 0] > 127
         inputs, results = (tuple(map(_read_frame, row[name])) for name in ("inputs", "results"))
@@ -134,7 +136,7 @@ def collate_encoded(samples: Sequence[EncodedSample]) -> Batch:
     )
 
 
-def write_encoded(samples: Sequence[Sample], path: Path) -> None:
+def write_encoded(samples: Sequence[EncodedSample], path: Path) -> None:
     """Writes samples of LatentFrames as one Parquet file."""
     rows = [
         {

@@ -8,7 +8,7 @@ A *place* says where in it something is: {"draw": a number, "counts": how many d
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from typing import Any
 
 import numpy as np
@@ -104,9 +104,10 @@ class Mixture:
 
     def _index(self, source: int, count: int) -> int:
         """The count-th sample of a data set: a new permutation in every pass, or simply the count for a stream."""
-        if not hasattr(self.sources[source], "__len__"):
+        samples = self.sources[source]
+        if not isinstance(samples, Sized):
             return count
-        length = len(self.sources[source])
+        length = len(samples)
         turn = count // length
         if self._orders.get(source, (None,))[0] != turn:
             self._orders[source] = turn, np.random.default_rng((self.seed, source, turn)).permutation(length)

@@ -13,8 +13,7 @@ import argparse
 import json
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence, Sized
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
-from unireal.data.encoded import ABOUT, EncodedText, LatentFrame, write_encoded, write_texts
+from unireal.data.encoded import ABOUT, EncodedSample, EncodedText, LatentFrame, write_encoded, write_texts
 from unireal.data.mixture import Mixture
 from unireal.data.preparation import fitted
 from unireal.data.records import SHARD_NAME
@@ -93,7 +92,7 @@ def _count(mixture: Mixture, options: argparse.Namespace) -> int:
     (source,) = mixture.sources
     if options.num is not None and options.num < 1:
         raise ValueError(f"--num must be at least 1, got {options.num}")
-    if not hasattr(source, "__len__"):
+    if not isinstance(source, Sized):
         if options.num is None:
             raise ValueError(f"{options.source!r} has no end; add --num N")
         return options.num
@@ -133,14 +132,15 @@ class Encoder:
                 encoded[text] = EncodedText(stored, mask[:length].astype(bool), referring[:length])
         return encoded
 
-    def encode(self, samples: Sequence[Sample]) -> list[Sample]:
+    def encode(self, samples: Sequence[Sample]) -> list[EncodedSample]:
         """The samples with LatentFrames."""
         frames = [frame for sample in samples for frame in (*sample.inputs, *sample.results)]
         latents = iter(self._latents(frames))
         encoded = []
         for sample in samples:
             inputs, results = (tuple(next(latents) for _ in part) for part in (sample.inputs, sample.results))
-            encoded.append(replace(sample, inputs=inputs, results=results, mask=_changed(sample)))
+            texts = sample.task, sample.instruction, sample.context
+            encoded.append(EncodedSample(*texts, inputs, results, _changed(sample), sample.source))
         return encoded
 
     def _latents(self, frames: Sequence[Frame]) -> list[LatentFrame]:

@@ -147,7 +147,7 @@ class ParquetSamples(Sequence[Sample]):
     def __len__(self) -> int:
         return int(self._ends[-1])
 
-    def __getitem__(self, number: int) -> Sample:
+    def __getitem__(self, number: int) -> Sample:  # type: ignore[override]  # no slices
         """Raises ValueError that names file:row for a record that is no sample, IndexError beyond the last one."""
         try:
             return from_row(self.row(number))

@@ -100,7 +100,7 @@ class _Chosen(Sequence[Sample]):
     def __len__(self) -> int:
         return len(self.numbers)
 
-    def __getitem__(self, number: int) -> Sample:
+    def __getitem__(self, number: int) -> Sample:  # type: ignore[override]  # no slices
         return self.samples[int(self.numbers[number])]
 
     def location(self, number: int) -> str:

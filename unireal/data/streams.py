@@ -47,7 +47,8 @@ class StreamedSamples:
         self._start()
 
     def _start(self) -> None:
-        self.place, self._rows, self._row = -1, self._passes(), {}
+        self.place, self._rows = -1, self._passes()
+        self._row: dict[str, Any] = {}
 
     def _passes(self) -> Iterator[dict[str, Any]]:
         for turn in range(1 << 62):

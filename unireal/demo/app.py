@@ -87,8 +87,11 @@ def _page(spec: TaskSpec, engine: Engine) -> Form:
             told = re.sub(r"--(?=[a-z])", "", str(error))  # a visitor sees fields, not options of a command
             yield {results.status: status(f"not done: {told}"), results.result: None}
             raise gr.Error(told, print_exception=False) from error
+        except Exception:
+            yield {results.status: status("not done: it failed on the server"), results.result: None}
+            raise
 
-    run.__signature__ = form.signature()
+    run.__signature__ = form.signature()  # type: ignore[attr-defined]  # gradio reads the names there
     call = gr.on(
         [form.button.click, form.prompt.submit],
         run,
@@ -102,8 +105,9 @@ def _page(spec: TaskSpec, engine: Engine) -> Form:
         show_progress_on=results.status,
     )
     call.success(results.remember, [results.files, results.gallery], results.gallery, **QUIET)
-    cancelled = [results.status, results.result]
-    form.cancel.click(lambda: (status("cancelled"), None), None, cancelled, cancels=[call], **QUIET)
+    # runs after a cancelled call as well, and only when another one can be started
+    call.failure(results.ended, results.status, [results.status, results.result], **QUIET)
+    form.cancel.click(None, cancels=[call])
     return form
 
 

@@ -69,7 +69,7 @@ class _Marking:
             place = marks.point(kind, text, picture, event.index)
             if pending is None:
                 return text, marks.board(kind, text, picture, place), place
-            text = marks.added(kind, text, picture, tuple(pending), place, color)
+            text = marks.added(kind, text, picture, (pending[0], pending[1]), place, color)
             return text, marks.board(kind, text, picture), None
 
     def _drawn(self, kind: str, text: str, path: str | None) -> tuple[np.ndarray | None, None]:

@@ -71,16 +71,19 @@ class Engine:
 
     def start(self) -> None:
         """Begins to load the model."""
-        if self._loading is None:
-            self._loading = self._thread.submit(self._load)
+        self._loaded()
 
     def close(self) -> None:
         self._thread.shutdown(wait=True, cancel_futures=True)
 
     def pipeline(self) -> UniRealPipeline:
         """Waits until it is loaded."""
-        self.start()
-        return self._loading.result()
+        return self._loaded().result()
+
+    def _loaded(self) -> Future[UniRealPipeline]:
+        if self._loading is None:
+            self._loading = self._thread.submit(self._load)
+        return self._loading
 
     def description(self) -> str:
         """Name, device and defaults of the model; waits until it is loaded."""
@@ -113,7 +116,7 @@ class Engine:
                 try:
                     last = news.get(timeout=HEARTBEAT)
                 except queue.Empty:
-                    last = replace(last, preview=None)
+                    last = replace(last, preview=None) if last else None
             yield future.result()
         finally:
             stop.set()
@@ -153,7 +156,7 @@ class Engine:
         pipeline, spec = self.pipeline(), TASKS[recipe.request.task]
         clip = open_clip(video)
         sample, _ = first_window(recipe.request, clip).assemble(pipeline.config.native_size)
-        self._check_size(sample)
+        self._check_sizes(sample, max(pipeline.config.native_size))
         watch = _Watch(put, stop, self.limits.seconds, sample)
         how = {
             "num_inference_steps": recipe.steps,
@@ -164,19 +167,23 @@ class Engine:
         }
         arguments = vars(recipe.request) | {"video": None} | how
         if spec.video:
+            assert output is not None
             self._save_video(pipeline, arguments, clip, output, watch)
             return Outcome(recipe, sample, watch.seconds(), video=output)
         out = pipeline(**arguments, callback_on_step_end=watch.after_step)
+        assert not isinstance(out, tuple)
         images = [image for frames in out.results for image in frames]
         return Outcome(recipe, sample, watch.seconds(), images, out.edited)
 
-    def _check_size(self, sample: Sample) -> None:
-        height, width = sample.results[0].size
-        if max(height, width) > self.limits.side:
-            raise ValueError(
-                f"the result would have {width}x{height} pixels; this page makes up to {self.limits.side} on a side, "
-                "set a width and a height or give a smaller picture"
-            )
+    def _check_sizes(self, sample: Sample, native: int) -> None:
+        most = min(self.limits.side, self.limits.scale * native)
+        for frame in (*sample.inputs, *sample.results):
+            height, width = frame.size
+            if max(height, width) > most:
+                raise ValueError(
+                    f"the {frame.role.value} would have {width}x{height} pixels; with this model, the page takes up to "
+                    f"{most} on a side: set width and height under Advanced, or give a smaller picture"
+                )
 
     def _save_video(
         self, pipeline: UniRealPipeline, arguments: dict[str, Any], clip: Any, output: Path, watch: _Watch

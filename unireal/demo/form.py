@@ -64,7 +64,7 @@ class Form:
         width, height = _whole(given["width"]), _whole(given["height"])
         if (width is None) != (height is None):
             raise ValueError("give both width and height, or none of them")
-        size = None if width is None else (height, width)
+        size = None if width is None or height is None else (height, width)
         frames: dict[str, Any] = {}
         for card in self.cards:
             frames |= card.read(given, size, tuple(native))
@@ -78,7 +78,7 @@ class Form:
             num_frames=_whole(given.get("num_frames")),
             **frames,
         )
-        how = {name: given[name] or None for name in ("guidance", "image_guidance")}
+        how: dict[str, Any] = {name: given[name] or None for name in ("guidance", "image_guidance")}
         how |= {"seed": int(given["seed"] or 0), "steps": _whole(given["steps"])}
         how |= {"accelerate": tuple(given["accelerate"] or ()), "dtype": self.engine.dtype}
         return Recipe(request, self.engine.model, **how), video

@@ -12,13 +12,16 @@ PICTURES = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")  # decoders of Pillow t
 
 @dataclass(frozen=True)
 class Limits:
-    """upload: bytes of a file; pixels: of a picture that is given; side: of a result in pixels, at most.
-    queue: calls that wait; seconds: of one call; cards: pictures of one role on the page.
+    """upload: bytes of a file; pixels: of a picture that is given; side: of a frame that the model sees or makes, in
+    pixels; scale: the same, times the longer side that the model was made for (a step cannot be stopped, and its time
+    grows with the fourth power of the side). queue: calls that wait; seconds: of one call; cards: pictures of one role
+    on the page; the others: of one call.
     """
 
     upload: int = 20_000_000
     pixels: int = 16_000_000
     side: int = 1024
+    scale: int = 4
     steps: int = 200
     results: int = 8
     frames: int = 64

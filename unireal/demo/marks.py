@@ -48,6 +48,7 @@ class Points:
         return {}
 
     def extent(self, content: dict[str, Any], picture: np.ndarray | None) -> Size:
+        assert picture is not None  # it was clicked on
         return picture.shape[:2]
 
     def entry(self, first: Point, second: Point, color: str) -> dict[str, Any]:

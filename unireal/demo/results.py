@@ -84,6 +84,10 @@ class Results:
             self.region: None if before is None else overlay(before, region_of(self.spec, outcome, before, first)),
         }
 
+    def ended(self, shown: str) -> tuple[Any, Any]:
+        """Status and result after a call that gave none; shown: the status by then, which has a bar if it went on."""
+        return (status("cancelled"), None) if "<progress" in shown else (gr.skip(), gr.skip())
+
     def remember(
         self, files: list[str] | None, shown: list[tuple[str, str | None]] | None
     ) -> list[tuple[str, str | None]]:

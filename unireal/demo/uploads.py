@@ -79,9 +79,8 @@ def read_painting(painting: Painting | None, name: str, limits: Limits) -> tuple
     """
     from unireal.transforms import mask_image
 
-    if painting is None:
+    if painting is None or (picture := read_picture(painting["background"], name, limits)) is None:
         return None, None
-    picture = read_picture(painting["background"], name, limits)
     painted = np.zeros(picture.shape[:2], bool)
     for source in painting["layers"]:
         layer = np.asarray(_opened(source, f"the paint over the {name}", limits).convert("RGBA"))
@@ -106,7 +105,7 @@ def painting_value(picture: str, mask: str | None) -> dict[str, Any]:
 
 
 def _source(file: Any) -> Source:
-    return file if isinstance(file, bytes | bytearray) else file.path or ""
+    return bytes(file) if isinstance(file, bytes | bytearray) else file.path or ""
 
 
 def _opened(source: Source, name: str, limits: Limits) -> Image.Image:

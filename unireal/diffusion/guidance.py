@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 
@@ -64,4 +65,5 @@ def combine(velocities: dict[Branch, list[torch.Tensor]], weights: dict[Branch, 
     """The guided velocity of every result frame (B, C, H, W)."""
     if len(weights) == 1 and 1.0 in weights.values():
         return next(iter(velocities.values()))
-    return [sum(w * velocities[b][i] for b, w in weights.items()) for i in range(len(velocities[next(iter(weights))]))]
+    count = len(velocities[next(iter(weights))])
+    return [reduce(torch.add, (w * velocities[b][i] for b, w in weights.items())) for i in range(count)]

@@ -31,9 +31,12 @@ class Conditions:
     frames: list[torch.Tensor]
     roles: torch.Tensor
 
-    def arguments(self, branch: Branch) -> tuple:
+    def arguments(
+        self, branch: Branch
+    ) -> tuple[torch.Tensor, list[torch.Tensor], torch.Tensor, torch.Tensor, torch.Tensor]:
         """What follows latents and times in the transformer's `forward` and `pack` in a guidance branch."""
         text, frames = self.text if branch.text else self.no_text, self.frames if branch.images else []
+        assert text is not None  # who samples with such a branch encodes the empty text
         return text.features, frames, self.roles[:, : len(frames)], text.mask, text.referring
 
 
@@ -75,6 +78,31 @@ class Accelerations(Protocol):
     def start(self, call: Call) -> Accelerator: ...
 
 
+def draw_noise(
+    shape: tuple[int, ...], count: int, generator: torch.Generator | list[torch.Generator] | None
+) -> torch.Tensor:
+    """float32 (count, *shape) on the CPU, drawn on the generator's device so that a seed means the same everywhere.
+
+    Raises ValueError unless a list of generators has one for each sample.
+    """
+    if isinstance(generator, list):
+        if len(generator) != count:
+            raise ValueError(f"{len(generator)} generators were given for {count} samples; give one for each")
+        return torch.stack([torch.randn(shape, generator=g, device=g.device).cpu() for g in generator])
+    device = "cpu" if generator is None else generator.device
+    return torch.randn((count, *shape), generator=generator, device=device).cpu()
+
+
+def checked_noise(
+    noise: torch.Tensor | Sequence[torch.Tensor], shapes: Sequence[tuple[int, ...]], device: torch.device
+) -> list[torch.Tensor]:
+    """Noise of the shapes (B, C, h, w) of the R result frames, on the device. Raises ValueError for other shapes."""
+    noise = [noise] if isinstance(noise, torch.Tensor) else list(noise)
+    if (got := [tuple(x.shape) for x in noise]) != list(shapes):
+        raise ValueError(f"latents of shapes {got} were given; this call needs {list(shapes)}")
+    return [x.to(device) for x in noise]
+
+
 def sampling_times(scheduler: FlowMatchEulerDiscreteScheduler, num_steps: int, device: torch.device) -> torch.Tensor:
     """Prepares the scheduler for num_steps from t = 1 to t = 0 and returns their times, float32 (num_steps,)."""
     sigmas = [1 - i / num_steps for i in range(num_steps)]
@@ -102,16 +130,18 @@ def denoise(
     callback: Callback | None = None,
     accelerate: Accelerations | tuple[()] = (),
     codec: FrameCodec | None = None,
+    interrupted: Callable[[], bool] = lambda: False,
 ) -> list[torch.Tensor]:
     """R clean latent frames (B, C, h, w) from as many of noise.
 
     callback(step, t, latents) runs after every step; if it returns latents, they replace the current ones.
+    interrupted: asked after every step whether to stop there.
     accelerate: made by unireal.acceleration.accelerations; codec: between latents and pixels, for plug-ins that ask.
     Raises ValueError for plug-ins that exclude each other, or ask for what the model lacks.
     """
     latents = [x.float() for x in noise]
     times = sampling_times(scheduler, num_steps, latents[0].device)
-    sizes = tuple(tuple(x.shape[-2:]) for x in latents)
+    sizes = tuple((x.shape[-2], x.shape[-1]) for x in latents)
     accelerator = accelerate.start(Call(transformer, given, num_steps, sizes, codec)) if accelerate else None
     try:
         for step, t in enumerate(times):
@@ -128,6 +158,8 @@ def denoise(
                 latents = accelerator.finish(latents)
             if callback is not None:
                 latents = callback(step, float(t), latents) or latents
+            if interrupted():
+                break
     finally:
         if accelerator is not None:
             accelerator.close()

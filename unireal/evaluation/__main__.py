@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return import_module(COMMANDS[arguments[0]]).main(arguments[1:])
     try:
         options = _parser().parse_args(arguments)
-        lookup(BENCHMARKS | PUBLIC, options.benchmark, "benchmark")
+        lookup({**BENCHMARKS, **PUBLIC}, options.benchmark, "benchmark")
         if options.threads is not None:
             torch.set_num_threads(_at_least_one("--threads", options.threads))
         work = _public(options) if options.benchmark in PUBLIC else _world(options)

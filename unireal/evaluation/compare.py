@@ -117,15 +117,16 @@ def _compare(
     scores = [(x.scores.get(metric), y.scores.get(metric)) for x, y in pairs]
     both = np.array([(x, y) for x, y in scores if x is not None and y is not None], float).reshape(-1, 2)
     present = Counter((x is not None, y is not None) for x, y in scores)
-    missing = present[True, False], present[False, True], present[False, False]
     low, high = interval(both[:, 1] - both[:, 0], confidence, resamples, seed)
-    means = [float(column.mean()) if len(both) else None for column in both.T]
+    mean_a, mean_b = (float(column.mean()) if len(both) else None for column in both.T)
     verdict = "no difference shown" if len(both) >= MIN_ITEMS else "too few items"
     if low is not None and high is not None and (low > 0 or high < 0):
         first = "B" if (low > 0) == (better != "lower") else "A"
         verdict = f"{first} {'higher' if better == UNKNOWN else 'better'}"
     difference = float((both[:, 1] - both[:, 0]).mean()) if len(both) else None
-    return Comparison(metric, group, better, len(both), *means, difference, low, high, *missing, verdict)
+    means = mean_a, mean_b, difference
+    only_a, only_b, neither = present[True, False], present[False, True], present[False, False]
+    return Comparison(metric, group, better, len(both), *means, low, high, only_a, only_b, neither, verdict)
 
 
 def interval(

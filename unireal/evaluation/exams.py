@@ -39,6 +39,13 @@ class Item:
         return self.sample.results[0].size
 
     @property
+    def changed(self) -> np.ndarray:
+        """bool (H, W): the region that changes. Raises ValueError for a sample that does not tell."""
+        if self.sample.mask is None:
+            raise ValueError(f"samples of task {self.sample.task!r} do not tell what changes; measure another region")
+        return self.sample.mask
+
+    @property
     def hole(self) -> np.ndarray:
         """bool (H, W): the mask that is among the inputs. Raises ValueError without one."""
         for frame in self.sample.inputs:
@@ -107,7 +114,7 @@ def candidates(scene: Scene, thing: Thing, size: tuple[int, int]) -> tuple[list[
 
 def _all_frames(item: Item, outputs: Outputs, part: Callable[[np.ndarray], np.ndarray] | None = None) -> float:
     """PSNR of all frames as one picture, inside a part of the mask's region, or everywhere."""
-    region = None if part is None else np.concatenate([part(item.sample.mask)] * len(outputs))
+    region = None if part is None else np.concatenate([part(item.changed)] * len(outputs))
     return metrics.psnr(np.concatenate(outputs), np.concatenate(item.truth), region)
 
 
@@ -130,7 +137,7 @@ def _motion(item: Item, outputs: Outputs) -> float:
 _FULL = Metric("full PSNR", "dB", lambda item, outputs: metrics.psnr(outputs[0], item.truth[0]))
 _CHANGED = Metric("changed PSNR", "dB", lambda item, outputs: metrics.psnr(outputs[0], item.truth[0], item.sample.mask))
 _UNCHANGED = Metric(
-    "unchanged PSNR", "dB", lambda item, outputs: metrics.psnr(outputs[0], item.truth[0], ~item.sample.mask)
+    "unchanged PSNR", "dB", lambda item, outputs: metrics.psnr(outputs[0], item.truth[0], ~item.changed)
 )
 _HOLE = Metric("hole PSNR", "dB", lambda item, outputs: metrics.psnr(outputs[0], item.truth[0], item.hole))
 _EDIT = (_CHANGED, _UNCHANGED, _FULL)

@@ -170,6 +170,6 @@ def _strip(example: Example) -> Image.Image:
     width = max(left, _LETTER * max(map(len, lines)))
     strip = Image.new("RGB", (width, top + max(picture.height for _, picture in pictures)), _PAPER)
     ImageDraw.Draw(strip).text((0, 0), "\n".join(lines), fill=_INK, spacing=1)
-    for left, picture in pictures:
-        strip.paste(picture, (left, top))
+    for left, drawn in pictures:
+        strip.paste(drawn, (left, top))
     return strip

@@ -158,7 +158,7 @@ def output_frames(item: Item, run: RunFolder) -> list[Picture]:
             paths.append(following)
         return [Picture(load_image(path, "output")) for path in paths]
     values = _values(path)
-    if path.suffix == ".npy":
+    if values is not None and path.suffix == ".npy":
         span = np.ptp(values)
         grey = (values - values.min()) / (span if span else 1) * 255
         picture = Picture(np.repeat(grey.round().astype(np.uint8)[..., None], 3, axis=2))

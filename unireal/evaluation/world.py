@@ -106,7 +106,7 @@ def frame_by_frame(item: Item) -> list[Sample]:
 
 
 # Other ways to ask the same model: samples with one result each, which together answer the item.
-_PER_FRAME = {"per frame": frame_by_frame}
+_PER_FRAME: dict[str, Callable[[Item], list[Sample]]] = {"per frame": frame_by_frame}
 OTHER_WAYS: dict[str, dict[str, Callable[[Item], list[Sample]]]] = {
     "video_edit": _PER_FRAME,
     "video_edit_reference": _PER_FRAME,
@@ -231,8 +231,8 @@ def score(
             standard_error=error,
             baselines=beside,
             resolution="{}x{}".format(*items[0].size),
-            bar=bar and bar.text(metric.higher),
-            passed=bar and bar.passes(average, metric.higher, beside),
+            bar=None if bar is None else bar.text(metric.higher),
+            passed=None if bar is None else bar.passes(average, metric.higher, beside),
         )
         rows.append(row)
     return rows

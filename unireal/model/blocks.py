@@ -12,8 +12,8 @@ from typing import Protocol
 
 import torch
 from diffusers.models.attention import FeedForward
+from diffusers.models.attention_dispatch import dispatch_attention_fn
 from torch import nn
-from torch.nn.functional import scaled_dot_product_attention
 
 from unireal.model.embeddings import apply_rotary
 from unireal.model.packing import PackedSequence, Segment
@@ -37,9 +37,14 @@ class KeyValueMemory(Protocol):
 def attend(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, keys: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """softmax(q k / sqrt(E)) v for (B, heads, N, E); `keys` bool (B, M) is False where a key must not be seen."""
+    """softmax(q k / sqrt(E)) v for (B, heads, N, E); `keys` bool (B, M) is False where a key must not be seen.
+
+    By the backend that diffusers' set_attention_backend chose, but for short sequences on a CPU.
+    """
     if query.device.type != "cpu" or max(query.shape[2], key.shape[2]) > _SHORT:
-        return scaled_dot_product_attention(query, key, value, None if keys is None else keys[:, None, None])
+        mask = None if keys is None else keys[:, None, None]
+        heads_last = (x.transpose(1, 2) for x in (query, key, value))  # (B, N, heads, E)
+        return dispatch_attention_fn(*heads_last, attn_mask=mask).transpose(1, 2)
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)  # (B, heads, N, M)
     if keys is not None:
         scores = scores.masked_fill(~keys[:, None, None], torch.finfo(scores.dtype).min)

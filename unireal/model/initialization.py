@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, cast
+
 import torch
 from torch import nn
 
+from unireal.model.blocks import Attention, UniRealBlock
 from unireal.model.embeddings import rotary_axes
+
+if TYPE_CHECKING:
+    from unireal.model.transformer import UniRealTransformer
 
 _PLACE_BIAS, _PLACE_PAIRS = 5.0, 3
 
 
 @torch.no_grad()
-def initialize_weights(transformer: nn.Module) -> None:
+def initialize_weights(transformer: UniRealTransformer) -> None:
     """Fills the weights of a UniRealTransformer.
 
     Linear layers and patches: Xavier uniform, the last of each residual branch scaled down. Modulation and output: 0,
@@ -24,17 +31,18 @@ def initialize_weights(transformer: nn.Module) -> None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight, std=0.02)
-    for block in transformer.transformer_blocks:
+    blocks = cast(Sequence[UniRealBlock], transformer.transformer_blocks)
+    for block in blocks:
         for norm, last in ((block.norm1, block.attn1.to_out[0]), (block.norm2, block.ff.net[2])):
             nn.init.zeros_(norm.linear.weight)
             norm.linear.bias.view(2, 3, -1)[:, 2] = 1.0
-            last.weight /= (2 * len(transformer.transformer_blocks)) ** 0.5
+            cast(nn.Linear, last).weight /= (2 * len(blocks)) ** 0.5
         _attend_to_own_place(block.attn1, transformer.config.place_heads)
     for layer in (transformer.norm_out.linear, transformer.proj_out):
         nn.init.zeros_(layer.weight)
 
 
-def _attend_to_own_place(attention: nn.Module, heads: int) -> None:
+def _attend_to_own_place(attention: Attention, heads: int) -> None:
     """Makes the first heads attend to the tokens of the same row and column in every frame.
 
     Queries and keys get the same bias in the channels that rotary positions turn fastest with row and column, so that

@@ -40,7 +40,7 @@ def add_lora(
             raise ValueError(
                 f"no layer's name ends in {target!r}; LoRA targets are e.g. {', '.join(ATTENTION)}, proj_out"
             )
-    _add(transformer, LoraConfig(r=rank, lora_alpha=alpha or rank, target_modules=list(targets)), name)
+    _add(transformer, LoraConfig(r=rank, lora_alpha=alpha or rank, target_modules=list(targets)), name)  # type: ignore[arg-type]
 
 
 def save_lora(transformer: UniRealTransformer, folder: str | Path, name: str = "default") -> None:

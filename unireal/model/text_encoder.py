@@ -84,7 +84,8 @@ class TextEncoder:
 
     def encode_tokens(self, tokens: dict[str, torch.Tensor]) -> TextFeatures:
         """Features of tokenized prompts, with gradients if they are enabled."""
-        ids, mask = tokens["input_ids"].to(self.model.device), tokens["attention_mask"].to(self.model.device)
+        device = _execution_device(self.model)
+        ids, mask = tokens["input_ids"].to(device), tokens["attention_mask"].to(device)
         seen_by_t5 = None if self.pad_to_max else mask  # CogVideoX's T5 saw its padding
         features = self.model(input_ids=ids, attention_mask=seen_by_t5).last_hidden_state  # (B, L, D)
         # CogVideoX attends to its padding: there is no mask when everything is padded to one length
@@ -106,3 +107,10 @@ class TextEncoder:
         while len(cache) > _CACHE_SIZE:
             cache.popitem(last=False)
         return TextFeatures(*(torch.cat([getattr(r, f) for r in rows]) for f in _FIELDS))
+
+
+def _execution_device(model: T5EncoderModel) -> torch.device:
+    """Where inputs belong: offloading keeps the weights elsewhere between calls, or nowhere (device meta)."""
+    hooks = (getattr(module, "_hf_hook", None) for module in model.modules())
+    devices = (getattr(hook, "execution_device", None) for hook in hooks)
+    return torch.device(next((device for device in devices if device is not None), model.device))

@@ -162,7 +162,8 @@ class UniRealTransformer(ModelMixin, ConfigMixin, CacheMixin, PeftAdapterMixin):
             hidden_states, timestep, encoder_hidden_states, condition, roles, encoder_attention_mask, referring
         )
         tokens = self.run(sequence, memory)  # (B, N, D)
-        return self.head(tokens[:, sequence.num_condition :], sequence, [f.shape[-2:] for f in hidden_states])
+        sizes = [(frame.shape[-2], frame.shape[-1]) for frame in hidden_states]
+        return self.head(tokens[:, sequence.num_condition :], sequence, sizes)
 
     def pack(
         self,
@@ -253,8 +254,8 @@ class UniRealTransformer(ModelMixin, ConfigMixin, CacheMixin, PeftAdapterMixin):
         text = self.patch_embed.text_proj(features)
         if referring is None:
             return text
-        table = nn.functional.pad(self.index_embedding.weight, (0, 0, 1, 0))  # row 0: names nothing
-        return text + table[referring]
+        names = (referring > 0)[..., None]
+        return text + self.index_embedding((referring - 1).clamp(min=0)) * names
 
     def _embed_frames(
         self, frames: list[torch.Tensor], num_inputs: int, roles: torch.Tensor | None, first: int = 0
@@ -262,11 +263,13 @@ class UniRealTransformer(ModelMixin, ConfigMixin, CacheMixin, PeftAdapterMixin):
         """Tokens (B, n, D) of the frames from number `first` on."""
         tokens = []
         for i, frame in list(enumerate(frames))[first:]:
-            is_input = i < num_inputs
-            role = roles[:, i] if is_input else torch.full((1,), Role.RESULT.index, device=frame.device)
-            index = i if is_input else self.config.max_inputs + i - num_inputs
-            label = self.role_embedding(role)[:, None] + self.index_embedding.weight[index]  # (B or 1, 1, D)
-            tokens.append(self.patch_embed(frame) + label)  # (B, n, D)
+            if roles is not None and i < num_inputs:
+                role, index = roles[:, i], i
+            else:
+                role = torch.full((1,), Role.RESULT.index, device=frame.device)
+                index = self.config.max_inputs + i - num_inputs
+            label = self.role_embedding(role) + self.index_embedding(role.new_full((1,), index))  # (B or 1, D)
+            tokens.append(self.patch_embed(frame) + label[:, None])  # (B, n, D)
         return tokens
 
     def _times(

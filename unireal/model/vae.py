@@ -4,12 +4,14 @@ neighbouring frames, but ours may differ in everything (iMontage, arXiv 2511.206
 
 from __future__ import annotations
 
+from typing import Any, TypeAlias
+
 import torch
 from diffusers import AutoencoderDC, AutoencoderKL, AutoencoderKLCogVideoX
 
 from unireal.model.packing import pad_to_multiple
 
-VAE = AutoencoderKL | AutoencoderKLCogVideoX | AutoencoderDC
+VAE: TypeAlias = AutoencoderKL | AutoencoderKLCogVideoX | AutoencoderDC
 
 
 class FrameCodec:
@@ -23,7 +25,7 @@ class FrameCodec:
     def __init__(self, vae: VAE | None, patch_size: int):
         self.vae = vae
         self.video = isinstance(vae, AutoencoderKLCogVideoX)
-        config = {} if vae is None else vae.config
+        config: Any = {} if vae is None else vae.config
         self.scale = config.get("scaling_factor") or 1.0
         self.shift = config.get("shift_factor") or 0.0
         self.factor = 1 if vae is None else _spatial_factor(vae)
@@ -53,7 +55,8 @@ class FrameCodec:
 
     def latent_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """Latent (h, w) of a frame of (H, W) pixels, padding included."""
-        return tuple(-(-side // self.multiple) * self.multiple // self.factor for side in size)
+        height, width = (-(-side // self.multiple) * self.multiple // self.factor for side in size)
+        return height, width
 
 
 def _spatial_factor(vae: VAE) -> int:

@@ -87,8 +87,8 @@ def load_transformer(
     return model.eval()
 
 
-def convert_config(prior: dict[str, Any], name: str) -> dict[str, Any]:
-    """UniRealTransformer's arguments for a CogVideoXTransformer3DModel's; ValueError for another architecture."""
+def convert_config(prior: Any, name: str) -> dict[str, Any]:
+    """UniRealTransformer's arguments for those of CogVideoXTransformer3DModel; ValueError for another architecture."""
     kind = prior.get("_class_name", "CogVideoXTransformer3DModel")
     if kind != "CogVideoXTransformer3DModel":
         raise ValueError(f"{name} is a {kind}, not a CogVideoXTransformer3DModel; give CogVideoX-2b or CogVideoX-5b")

@@ -27,6 +27,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 _STATE = "state.json"
 
@@ -45,7 +46,7 @@ class RunTensors:
     def named(self) -> dict[str, torch.Tensor]:
         tensors = {f"model.{name}": parameter.detach() for name, parameter in self.parameters.items()}
         tensors |= {f"ema.{name}": s for name, s in zip(self.parameters, self.ema.shadow_params, strict=True)}
-        names = {parameter: name for name, parameter in self.parameters.items()}
+        names: dict[torch.Tensor, str] = {parameter: name for name, parameter in self.parameters.items()}
         for optimizer in self.optimizers:
             for parameter, values in optimizer.state.items():
                 tensors |= {f"optimizer.{key}.{names[parameter]}": value for key, value in values.items()}
@@ -53,7 +54,7 @@ class RunTensors:
 
     def make_room(self, sizes: Mapping[str, torch.Size]) -> None:
         """Gives the optimizers, which are empty before their first step, the tensors that a checkpoint has for them."""
-        names = {parameter: name for name, parameter in self.parameters.items()}
+        names: dict[torch.Tensor, str] = {parameter: name for name, parameter in self.parameters.items()}
         stored = [name.split(".", 2) for name in sizes if name.startswith("optimizer.")]
         keys: dict[str, list[str]] = {}
         for _, key, name in stored:
@@ -118,7 +119,8 @@ def load_checkpoint(path: Path, accelerator: Accelerator, tensors: RunTensors) -
         if (path / "model.safetensors").is_file():
             return _load_earlier_format(path, accelerator, tensors, state)
         reader = HuggingFaceStorageReader(str(path))
-        sizes = {name: stored.size for name, stored in reader.read_metadata().state_dict_metadata.items()}
+        stored = reader.read_metadata().state_dict_metadata.items()
+        sizes = {name: entry.size for name, entry in stored if isinstance(entry, TensorStorageMetadata)}
         tensors.make_room(sizes)
         named = tensors.named()
         if {n: t.shape for n, t in named.items() if not n.startswith("optimizer.")} != {

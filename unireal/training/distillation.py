@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import replace
+from typing import Any
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
@@ -66,7 +67,7 @@ class Distilled(Objective):
         self.guidance = Guidance(settings.guidance, settings.image_guidance)
         self._no_text = any(not branch.text for branch in self.guidance.branches(1, True))
         transformer, text_encoder = _frozen_copy(components.transformer), components.text_encoder
-        if not components.text.frozen:
+        if text_encoder is not None and not components.text.frozen:
             text_encoder = _frozen_copy(text_encoder)
         # in a list, so that it is no submodule
         self._teacher = [replace(components, transformer=transformer, text_encoder=text_encoder, vae=None)]
@@ -99,7 +100,8 @@ class Distilled(Objective):
         """The teacher's guided velocities."""
         teacher = self._teacher[0]
         for part in (teacher.transformer, teacher.text_encoder):
-            part.to(t.device)
+            if part is not None:
+                part.to(t.device)
         text = step.text if isinstance(step.text, TextFeatures) else teacher.text.encode_tokens(step.text)
         no_text = teacher.text([""] * len(t)).to(t.device, teacher.transformer.dtype) if self._no_text else None
         given = Conditions(text, no_text, step.condition, step.roles)
@@ -133,5 +135,5 @@ def _moved(frames: Frames, velocities: Frames, by: torch.Tensor) -> Frames:
     return [x - by.view(-1, 1, 1, 1) * v for x, v in zip(frames, velocities, strict=True)]
 
 
-def _frozen_copy(module: torch.nn.Module) -> torch.nn.Module:
+def _frozen_copy(module: Any) -> Any:
     return deepcopy(module).requires_grad_(False).eval()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn, optim
 
 from unireal.experiments import OptimizerConfig
@@ -9,14 +11,16 @@ from unireal.experiments import OptimizerConfig
 
 def make_optimizers(parts: nn.ModuleDict, config: OptimizerConfig) -> list[optim.Optimizer]:
     """AdamW, and Muon (torch.optim.Muon) for the attention and feed-forward matrices of the transformer's blocks."""
-    matrices, text, rest = [], [], []
+    matrices: list[nn.Parameter] = []
+    text: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
     for name, parameter in parts.named_parameters():
         if not parameter.requires_grad:
             continue
         hidden = "transformer_blocks" in name and (".attn1.to_" in name or ".ff." in name) and parameter.ndim == 2
         in_text = "text_encoder" in name and config.text_lr
         (matrices if hidden and config.muon_lr else text if in_text else rest).append(parameter)
-    groups = [{"params": rest}] + ([{"params": text, "lr": config.text_lr}] if text else [])
+    groups: list[dict[str, Any]] = [{"params": rest}] + ([{"params": text, "lr": config.text_lr}] if text else [])
     adamw = optim.AdamW(groups, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=True)
     if not matrices:
         return [adamw]

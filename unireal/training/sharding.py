@@ -56,7 +56,7 @@ def rebuilt(components: Components, lora: LoraConfig, tensors: Mapping[str, torc
         if lora.rank:
             add_lora(transformer, lora.rank, lora.targets, lora.alpha or None)
         parts = {"transformer": transformer}
-        if any(name.startswith("text_encoder.") for name in tensors):
+        if components.text_encoder is not None and any(name.startswith("text_encoder.") for name in tensors):
             parts["text_encoder"] = T5EncoderModel(components.text_encoder.config)
     for part, module in parts.items():
         own = {n.removeprefix(f"{part}."): t for n, t in tensors.items() if n.startswith(f"{part}.")}

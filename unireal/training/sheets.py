@@ -42,7 +42,9 @@ def save_model(components: Components, start: Start, config: TrainConfig, output
     if config.lora.rank and not config.trainable:
         _replace(output / "lora", lambda folder: save_lora(components.transformer, folder))
     elif components.text_encoder is None:  # what was not loaded is copied
-        _replace(output / "model", lambda folder: _save_with_encoders_of(start.folder, components, folder))
+        origin = start.folder
+        assert origin is not None  # a fresh model has its text encoder
+        _replace(output / "model", lambda folder: _save_with_encoders_of(origin, components, folder))
     else:
         pipeline = UniRealPipeline.from_components(components, **start.settings)
         _replace(output / "model", lambda folder: pipeline.save_pretrained(folder, safe_serialization=True))

@@ -37,7 +37,7 @@ def load_start(config: TrainConfig) -> Start:
     if config.model in MODELS and not encoded:
         size = MODELS[config.model].native_size
         components = build(MODELS[config.model], vocabulary(config), config.seed)
-        return Start(components, {"shift": config.course[-1].time.shift, "native_size": size})
+        return Start(components, {"shift": config.time_of(-1).shift, "native_size": size})
     folder = SHIPPED.get(config.model, Path(config.model))
     if not folder.is_dir():
         if config.model in MODELS:

@@ -64,7 +64,8 @@ class Trainer:
         if config.compile:
             for block in transformer.transformer_blocks:
                 block.compile(dynamic=True)
-        self.step, self.lanes = 0, None  # lanes: where all lanes of the present stage's data stand
+        self.step = 0
+        self.lanes: list[dict[str, Any]] | None = None  # where all lanes of the present stage's data stand
         self._losses: dict[str, list[float]] = defaultdict(list)
 
     def resume(self) -> None:
@@ -86,7 +87,9 @@ class Trainer:
         """
         config, accelerator = self.config, self.accelerator
         accelerator.init_trackers("logs")
-        history, data, stage = [], None, None
+        history: list[float] = []
+        data: Iterator[tuple[Batch, list[dict[str, Any]]]] = iter(())
+        stage: int | None = None
         waited, started = 0.0, time.time()
         with tqdm(total=config.steps, initial=self.step, disable=not accelerator.is_main_process, desc="train") as bar:
             while self.step < config.steps:
@@ -119,7 +122,8 @@ class Trainer:
     def _data(self, stage: int) -> Iterator[tuple[Batch, list[dict[str, Any]]]]:
         """The batches of a stage, from where the run stopped or from its beginning."""
         config, rank, processes = self.config, self.accelerator.process_index, self.accelerator.num_processes
-        data, own = config.course[stage].data, None
+        data = config.course[stage].data
+        own: list[dict[str, Any]] | None = None
         if self.lanes is not None:
             own = deal(self.lanes, processes * config.accumulation, data)[rank::processes]
         return batches(data, rank, processes, own, config.workers, turns=config.accumulation)
@@ -129,7 +133,7 @@ class Trainer:
         accelerator, config = self.accelerator, self.config
         # What is random in a sample follows from the sample, whatever batch or process it is in.
         generators = [_generator(config.seed, stage, number) for number in batch.numbers]
-        t = torch.cat([config.course[stage].time(1, generator) for generator in generators])
+        t = torch.cat([config.time_of(stage)(1, generator) for generator in generators])
         torch.manual_seed(_seed(config.seed, self.step, turn, accelerator.process_index))  # for dropout in a model
         step = prepare_step(batch, self.components, t, generators, config.changed_weight)
         with accelerator.accumulate(self.wrapped), accelerator.autocast():

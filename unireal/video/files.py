@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 if TYPE_CHECKING:
-    from av import AudioStream, VideoFrame
+    from av import AudioStream, Packet, VideoFrame
     from av.container import InputContainer, OutputContainer
     from av.video.stream import VideoStream
 
@@ -54,7 +54,7 @@ class VideoFile:
         with self._open() as container:
             stream = self._stream(container)
             self.rate = stream.average_rate or stream.guessed_rate or Fraction(25)
-            self.time_base = stream.time_base
+            self.time_base = stream.time_base or 1 / self.rate
             self.audio = [sound.codec_context.name for sound in container.streams.audio]
             aspect = stream.sample_aspect_ratio or Fraction(1)
             frames = []
@@ -76,20 +76,22 @@ class VideoFile:
     def frames(self) -> Iterator[TimedFrame]:
         """Raises ValueError where the file is damaged, or the size of its frames changes."""
         with self._open() as container:
-            stream, last = self._stream(container), None
+            stream = self._stream(container)
+            last: Fraction | None = None
             for frame in self._decoded(container, stream):
                 image = np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), _quarter_turns(frame)))
                 if image.shape[:2] != self.size:
                     given = f"{image.shape[1]}x{image.shape[0]} after {self.size[1]}x{self.size[0]} pixels"
                     raise ValueError(f"video {str(self.path)!r} changes its size to {given}; convert it to one size")
+                unit = frame.time_base or self.time_base
                 if frame.pts is None:
                     time = Fraction(0) if last is None else last + 1 / self.rate
                 else:
-                    time = frame.pts * frame.time_base
+                    time = frame.pts * unit
                 if last is not None and time <= last:  # a broken clock: encoders need times that rise
                     time = last + self.time_base
                 last = time
-                yield TimedFrame(image, time, frame.duration * frame.time_base if frame.duration else None)
+                yield TimedFrame(image, time, frame.duration * unit if frame.duration else None)
 
     def _open(self) -> InputContainer:
         import av
@@ -193,7 +195,7 @@ class VideoWriter:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._container = av.open(str(self._temporary), "w")
         encoder = ENCODERS[self.path.suffix.lower()]
-        stream = self._container.add_stream(encoder, rate=self.rate, options=_QUALITY[encoder])
+        stream: Any = self._container.add_stream(encoder, rate=self.rate, options=_QUALITY[encoder])
         stream.height, stream.width = size
         stream.pix_fmt = "yuv444p" if size[0] % 2 or size[1] % 2 else "yuv420p"
         context = stream.codec_context
@@ -208,6 +210,7 @@ class VideoWriter:
 
     def _mux(self, packets: list[Any]) -> None:
         """Sound goes in up to the time of each packet, so that neither waits for the other in memory."""
+        assert self._container is not None
         for packet in packets:
             if self._sound is not None and packet.dts is not None:
                 self._sound.copy(packet.dts * packet.time_base)
@@ -246,10 +249,16 @@ class Sound:
 
     def copy(self, until: Fraction | None) -> None:
         """The packets before a time in seconds, or all that are left."""
-        while self._next is not None and (until is None or self._next.dts * self._next.time_base < until):
+        while self._next is not None and (until is None or _seconds(self._next) < until):
             packet, self._next = self._next, next(self._packets, None)
             packet.stream = self._targets[packet.stream.index]
             self._output.mux(packet)
 
     def close(self) -> None:
         self._input.close()
+
+
+def _seconds(packet: Packet) -> Fraction:
+    """When a packet is decoded."""
+    assert packet.dts is not None and packet.time_base is not None  # others are left out
+    return packet.dts * packet.time_base

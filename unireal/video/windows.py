@@ -95,7 +95,7 @@ def _edited(
     while coming := list(islice(clip, length - OVERLAP)):
         known = length - len(coming)  # more than OVERLAP in the last window, which is as long as the others
         sources = sources[-known:] + coming
-        reference = {} if scaffold is None else {scaffold: (results[-known],)}
+        reference: dict[str, Any] = {} if scaffold is None else {scaffold: (results[-known],)}
         sample, _ = replace(request, video=sources, **reference).assemble(native_size)
         made = generate(sample)
         mixed = _mixed(results[-OVERLAP:], made[known - OVERLAP : known])

@@ -29,7 +29,7 @@ class StoredAttention:
 
     def __call__(
         self,
-        attn: nn.Module,
+        attn: Any,
         hidden_states: torch.Tensor,
         encoder_hidden_states: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
@@ -40,8 +40,9 @@ class StoredAttention:
         encoder_hidden_states (B, L, D); encoder_hidden_states_mask: (B, L), False for padding."""
         image = (attn.to_q, attn.to_k, attn.to_v, attn.norm_q, attn.norm_k)
         query, key, value = _project(attn, hidden_states, *image)
-        length = 0 if encoder_hidden_states is None else encoder_hidden_states.shape[1]
-        if length:
+        length = 0
+        if encoder_hidden_states is not None:
+            length = encoder_hidden_states.shape[1]
             text = (attn.add_q_proj, attn.add_k_proj, attn.add_v_proj, attn.norm_added_q, attn.norm_added_k)
             pairs = zip(_project(attn, encoder_hidden_states, *text), (query, key, value), strict=True)
             query, key, value = (torch.cat(pair, dim=1) for pair in pairs)
@@ -73,7 +74,7 @@ class StoredAttention:
 
 
 def _project(
-    attn: nn.Module, x: torch.Tensor, to_query: nn.Module, to_key: nn.Module, to_value: nn.Module, *norms: nn.Module
+    attn: Any, x: torch.Tensor, to_query: nn.Module, to_key: nn.Module, to_value: nn.Module, *norms: nn.Module
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(B, n, D) to queries, keys (both normalised) and values (B, n, heads, E)."""
     heads = (-1, attn.inner_dim // attn.heads)

@@ -68,7 +68,7 @@ class QwenCodec(FrameCodec):
         return super().decode(latent, size)
 
     def _follow(self, tensor: torch.Tensor) -> None:
-        self.shift, self.scale = self.shift.to(tensor.device), self.scale.to(tensor.device)
+        self.shift, self.scale = (torch.as_tensor(x).to(tensor.device) for x in (self.shift, self.scale))
 
 
 def _flux_grids(arguments: dict[str, Any]) -> list[tuple[int, int]]:

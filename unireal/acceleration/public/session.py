@@ -73,7 +73,8 @@ class _Session:
 
     def begin(self) -> None:
         """Forgets the last call."""
-        self._choices: list[TokenChoice] | None = None
+        self._choices: list[TokenChoice] = []
+        self._started = False
         self._stores: list[KeyValueStore] = []  # of every branch
         self._grids: list[tuple[int, int]] = []  # tokens of the result and of the input frames
         self._count, self._branch, self._plan = 0, 0, Plan()
@@ -93,7 +94,7 @@ class _Session:
         if args:
             raise ValueError("an accelerated transformer takes named arguments only, as its pipeline gives them")
         tokens = arguments["hidden_states"]
-        if self._choices is None:
+        if not self._started:
             self._start(arguments, tokens)
         if self._branch == 0:
             self._plan = Plan()
@@ -117,7 +118,7 @@ class _Session:
         """In place of the scheduler's: model_output and sample (B, N, 4 C) of the result."""
         last = self._count == len(self.pipeline.scheduler.timesteps) - 1
         self._count, self._branch = self._count + 1, 0
-        choices = self._choices or []
+        choices = self._choices
         if choices:
             latents, velocity = [self._unpacked(sample).float()], self._unpacked(model_output).float()
             velocities = [velocity]
@@ -144,11 +145,12 @@ class _Session:
         layout = FrameLayout(
             inputs=frames[1:],
             roles=torch.full((len(tokens), len(frames) - 1), Role.CANVAS.index),
-            sizes=(tuple(frames[0].shape[-2:]),),
+            sizes=((frames[0].shape[-2], frames[0].shape[-1]),),
             num_steps=len(self.pipeline.scheduler.timesteps),
             patch=PATCH,
             codec=self.family.codec(self.pipeline),
         )
+        self._started = True
         self._choices = [choice for plugin in self.plugins if (choice := plugin.tokens(layout)) is not None]
 
     def _kept_rows(self, active: torch.Tensor | None, no_inputs: bool, tokens: torch.Tensor) -> torch.Tensor | None:
@@ -178,6 +180,7 @@ class _Session:
     def _positions(self, module: nn.Module, inputs: tuple, output: Any) -> Any:
         """Hook on the positions of the whole sequence, which every pass computes first: chooses those of the pass."""
         angles = self.family.angles(output)
+        assert self._store is not None  # forward comes first
         self._store.begin(self._rows, angles, self._blended())
         if self._rows is None:
             return output
@@ -226,7 +229,7 @@ def _replace(owner: Any, name: str, replacement: Any, undo: ExitStack) -> None:
         undo.callback(setattr, owner, name, own)
 
 
-def _blocks(transformer: nn.Module) -> list[nn.Module]:
+def _blocks(transformer: Any) -> list[Any]:
     return [*transformer.transformer_blocks, *getattr(transformer, "single_transformer_blocks", ())]
 
 

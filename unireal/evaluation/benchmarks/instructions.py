@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from unireal.evaluation.benchmarks import sources
-from unireal.evaluation.benchmarks.base import CLIP_B, CLIP_L, DINO_S16, DINOV2, Benchmark, edit_type
+from unireal.evaluation.benchmarks.base import CLIP_B, CLIP_L, DINO_S16, DINOV2, Benchmark, MeasureTable, edit_type
 from unireal.evaluation.measures import fidelity, similarity, structure
 from unireal.evaluation.results import Item
 
@@ -62,7 +62,7 @@ def read_magicbrush_multi(root: Path, split: str) -> list[Item]:
                 "after": before.id if before else None,
                 "scored": number == len(turns),
                 "aliases": names,
-                "texts": turn.texts | {"source": turns[0].texts["source"]} if "source" in turn.texts else turn.texts,
+                "texts": {**turn.texts, "source": turns[0].texts["source"]} if "source" in turn.texts else turn.texts,
             }
             items.append(Item(**_fields(turn) | changes))
     return items
@@ -149,21 +149,21 @@ def _need(row: dict[str, Any], columns: tuple[str, ...], root: Path) -> None:
         raise ValueError(f"the tables in {root} lack {', '.join(missing)}; they have {', '.join(row)}")
 
 
-_EMU_MEASURES = {
+_EMU_MEASURES: MeasureTable = {
     "CLIPdir": lambda networks: [similarity.directional(networks.clip("direction"))],
     "CLIPim": lambda networks: [similarity.clip_image(networks.clip(), "source", "CLIPim")],
     "CLIPout": lambda networks: [similarity.clip_text(networks.clip(), "target", "CLIPout")],
     "L1": lambda networks: [fidelity.distances("source")],
     "DINO": lambda networks: [similarity.dino(networks.dino(), "source")],
 }
-_AGAINST_SOURCE = {
+_AGAINST_SOURCE: MeasureTable = {
     "CLIPdir": lambda networks: [similarity.directional(networks.clip("direction"))],
     "CLIPim": lambda networks: [similarity.clip_image(networks.clip(), "source", "CLIPim")],
     "CLIPout": lambda networks: [similarity.clip_text(networks.clip(), "target", "CLIPout")],
     "L1 source": lambda networks: [fidelity.distances("source", " source")],
     "DINO source": lambda networks: [similarity.dino(networks.dino(), "source", "DINO source")],
 }
-_MAGICBRUSH_MEASURES = {
+_MAGICBRUSH_MEASURES: MeasureTable = {
     "L1": lambda networks: [fidelity.distances("truth")],
     "CLIP-I": lambda networks: [similarity.clip_image(networks.clip(), "truth")],
     "DINO": lambda networks: [similarity.dino(networks.dino(), "truth")],

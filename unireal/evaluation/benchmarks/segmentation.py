@@ -78,7 +78,11 @@ def _shapes(shapes: Sequence[dict[str, Any]], picture: Load, ignored: bool) -> L
     def load() -> np.ndarray:
         size = picture().shape[:2]
         kept = [shape for shape in shapes if shape["label"].lower() != "flag"]
-        masks = [(sources.polygon_mask([np.ravel(s["points"])], size), "ignore" in s["label"].lower()) for s in kept]
+        outlines = [np.ravel(shape["points"]).tolist() for shape in kept]
+        masks = [
+            (sources.polygon_mask([outline], size), "ignore" in shape["label"].lower())
+            for outline, shape in zip(outlines, kept, strict=True)
+        ]
         painted = np.zeros(size, np.uint8)
         for mask, ignore in sorted(masks, key=lambda pair: -pair[0].sum()):
             painted[mask] = 2 if ignore else 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -78,7 +78,11 @@ def video_frames(path: Path) -> list[Load]:
         return [sources.picture_file(file, "frame") for file in files]
     if not path.is_file():
         raise ValueError(f"{path} is neither a video nor a folder of frames")
-    return [lambda i=i: _decoded(path)[i] for i in range(_length(path))]
+    return [partial(_frame, path, number) for number in range(_length(path))]
+
+
+def _frame(path: Path, number: int) -> np.ndarray:
+    return _decoded(path)[number]
 
 
 @lru_cache(maxsize=2)

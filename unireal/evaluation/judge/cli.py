@@ -16,7 +16,7 @@ from unireal.evaluation import html
 from unireal.evaluation.arguments import Parser, at_least_one
 from unireal.evaluation.judge.endpoint import Endpoint
 from unireal.evaluation.judge.protocols import PROTOCOLS
-from unireal.evaluation.judge.replies import Budget, Kept
+from unireal.evaluation.judge.replies import Budget, Judge, Kept
 from unireal.evaluation.judge.scoring import Judgement, judge_items, write_judgement
 from unireal.evaluation.results import COPY, MODEL, UNFILTERED, RunFolder, SummaryRow
 from unireal.names import lookup
@@ -70,7 +70,7 @@ def run(options: argparse.Namespace) -> tuple[Judgement, list[SummaryRow], Budge
     if options.local:
         from unireal.evaluation.judge.local import LocalVLM
 
-        judge = LocalVLM(options.model, budget, max_reply=options.max_reply)
+        judge: Judge = LocalVLM(options.model, budget, max_reply=options.max_reply)
     else:
         judge = Endpoint(
             options.model,

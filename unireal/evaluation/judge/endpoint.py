@@ -62,13 +62,12 @@ class Endpoint:
         if the budget is spent; ValueError for a wrong key, address or model name, and a spent quota."""
         content: list[dict[str, Any]] = [{"type": "text", "text": text}]
         content += [{"type": "image_url", "image_url": {"url": _data_url(picture)}} for picture in pictures]
-        given = {name: value for name, value in self.settings.items() if value is not None}
+        given: dict[str, Any] = {name: value for name, value in self.settings.items() if value is not None}
+        messages: Any = [{"role": "user", "content": content}]
         for attempt in range(self.retries + 1):
             self.budget.call()
             try:
-                answer = self._client.chat.completions.create(
-                    model=self.model, messages=[{"role": "user", "content": content}], **given
-                )
+                answer = self._client.chat.completions.create(model=self.model, messages=messages, **given)
                 return self._reply(answer)
             except (self._errors.APIError, json.JSONDecodeError, _MalformedError) as error:
                 self._check_hope(error)

@@ -47,8 +47,11 @@ class Judge(Protocol):
     model: name with its version. settings: JSON, all else that its replies depend on.
     """
 
-    model: str
-    settings: Mapping[str, Any]
+    @property
+    def model(self) -> str: ...
+
+    @property
+    def settings(self) -> Mapping[str, Any]: ...
 
     def ask(self, text: str, pictures: Sequence[bytes]) -> Reply:
         """pictures: encoded files, in order. Raises JudgeError, and ValueError for what no further call can mend."""

@@ -7,6 +7,7 @@ import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 from unireal.evaluation.judge.protocol import Protocol
 from unireal.evaluation.results import UNFILTERED, ItemResult, SummaryRow
@@ -33,7 +34,7 @@ def summarise(
         groups: dict[str, list[float | None]] = defaultdict(list)
         for item in kept:
             groups[item.category].append(scores[item.id, system][name])
-        fixed = {
+        fixed: dict[str, Any] = {
             "benchmark": benchmark,
             "backbone": judge,
             "system": system,
@@ -72,11 +73,9 @@ def _deviations(groups: Mapping[str, Scores], row: Callable[..., SummaryRow]) ->
     yield from (row(name, scores, _deviation(scores)) for name, scores in groups.items() if name)
 
 
-def _row(group: str, scores: Scores, value: float | None, **fixed: object) -> SummaryRow:
+def _row(group: str, scores: Scores, value: float | None, **fixed: Any) -> SummaryRow:
     scored = len(_known(scores))
-    return SummaryRow(  # type: ignore[arg-type]
-        group=group, value=value, n=scored, failures=len(scores) - scored, reference="source", **fixed
-    )
+    return SummaryRow(group=group, value=value, n=scored, failures=len(scores) - scored, reference="source", **fixed)
 
 
 def mean(scores: Iterable[float | None]) -> float | None:

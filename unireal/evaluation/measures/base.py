@@ -46,10 +46,14 @@ class Measure(Protocol):
     score:   the rest, for a batch of cases.
     """
 
-    metrics: tuple[Metric, ...]
-    texts: tuple[str, ...]
+    @property
+    def metrics(self) -> tuple[Metric, ...]: ...
 
-    def prepare(self, case: Case) -> None: ...
+    @property
+    def texts(self) -> tuple[str, ...]: ...
+
+    @property
+    def prepare(self) -> Callable[[Case], Any]: ...
 
     def score(self, cases: Sequence[Case]) -> list[Scores]: ...
 
@@ -81,7 +85,7 @@ class Networked:
 
     metric: Metric
     compute: Callable[[Sequence[Case]], torch.Tensor]
-    prepare: Callable[[Case], None]
+    prepare: Callable[[Case], Any]
     texts: tuple[str, ...] = ()
 
     @property

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -41,7 +41,9 @@ def ssim(image: np.ndarray, reference: np.ndarray) -> float:
     """-1..1, Gaussian window of 11 pixels."""
     from torchmetrics.functional.image import structural_similarity_index_measure
 
-    return structural_similarity_index_measure(*_tensors(image, reference), data_range=1.0).item()
+    similarity = structural_similarity_index_measure(*_tensors(image, reference), data_range=1.0)
+    assert isinstance(similarity, torch.Tensor)  # a tuple only where more is asked for
+    return similarity.item()
 
 
 def blackened(image: np.ndarray, keep: np.ndarray) -> np.ndarray:
@@ -103,8 +105,8 @@ def unmasked(size: int = 512) -> PerItem:
 
     def compute(case: Case) -> Scores:
         keep = ~case.given.mask((size, size))
-        pair = [p.resized((size, size)).pixels for p in (case.output, case.given.truth)]
-        return {"PSNR unmasked": masked_psnr(*pair, keep), "MSE unmasked": masked_mse(*pair, keep)}
+        output, truth = (p.resized((size, size)).pixels for p in (case.output, case.given.truth))
+        return {"PSNR unmasked": masked_psnr(output, truth, keep), "MSE unmasked": masked_mse(output, truth, keep)}
 
     metric = partial(Metric, reference="truth", resolution=f"{size}x{size}")
     return PerItem((metric("PSNR unmasked", unit="dB"), metric("MSE unmasked", better="lower")), compute)
@@ -157,7 +159,7 @@ def lpips_network(net: str, pretrained: bool = True) -> tuple[str, Any]:
     from torchmetrics.functional.image.lpips import _NoTrainLpips
 
     try:
-        network = _NoTrainLpips(net=net, pnet_rand=not pretrained)
+        network = _NoTrainLpips(net=cast(Any, net), pnet_rand=not pretrained)
     except (OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:120]
         raise ValueError(

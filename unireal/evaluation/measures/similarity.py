@@ -39,7 +39,8 @@ def clip_image(clip: Clip, reference: str, name: str = "CLIP-I") -> Networked:
     """Cosine of CLIP's embeddings of output and reference."""
 
     def score(cases: Sequence[Case]) -> torch.Tensor:
-        return cosine_similarity(*(clip.pictures([pick(case) for case in cases]) for pick in (_output, other)))
+        ours, theirs = (clip.pictures([pick(case) for case in cases]) for pick in (_output, other))
+        return cosine_similarity(ours, theirs)
 
     def other(case: Case) -> Picture:
         return case.given.reference(reference)
@@ -114,7 +115,8 @@ def dino(network: Dino, reference: str, name: str = "DINO") -> Networked:
     """Cosine of DINO's class tokens of output and reference."""
 
     def score(cases: Sequence[Case]) -> torch.Tensor:
-        return cosine_similarity(*(network.classes([pick(case) for case in cases]) for pick in (_output, other)))
+        ours, theirs = (network.classes([pick(case) for case in cases]) for pick in (_output, other))
+        return cosine_similarity(ours, theirs)
 
     def other(case: Case) -> Picture:
         return case.given.reference(reference)

@@ -79,7 +79,7 @@ class Foreground:
 
     @staticmethod
     def _one(case: Case, output: torch.Tensor, reference: torch.Tensor) -> float:
-        region = torch.from_numpy(resize_mask(case.given.array("mask"), tuple(output.shape[:2])))
+        region = torch.from_numpy(resize_mask(case.given.array("mask"), (output.shape[0], output.shape[1])))
         if not region.any():
             return math.nan
         return cosine_similarity(region_feature(output, region), region_feature(reference, region), dim=-1).item()

@@ -1,0 +1,71 @@
+"""How a pipeline comes from a folder or hub and goes there, and what is put on it afterwards."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Self
+
+import torch
+from diffusers import DiffusionPipeline
+from huggingface_hub import ModelCard, create_repo
+from huggingface_hub.errors import EntryNotFoundError
+
+from unireal.model.folder import HUB_ID, SHIPPED, check_model_folder
+from unireal.model_card import model_card
+
+
+class LoadablePipeline(DiffusionPipeline):
+    """What UniRealPipeline adds to diffusers' own loading and saving."""
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, **options: Any) -> Self:
+        """Loads a shipped model by name, a folder, or a hub id; safetensors only, in float32 unless dtype says else.
+
+        Raises ValueError if a folder lacks files or holds pickled weights.
+        """
+        if not options.keys() & {"dtype", "torch_dtype"}:
+            options["dtype"] = torch.float32  # whatever it was stored in; bfloat16 is a choice, not a surprise
+        path = SHIPPED.get(str(name), Path(name))
+        if path.exists():
+            check_model_folder(path)
+        elif str(name) in SHIPPED or not re.fullmatch(HUB_ID, str(name)):
+            raise ValueError(f"model {str(name)!r} is neither a folder, a hub id, nor one of: {', '.join(SHIPPED)}")
+        source = path if path.exists() else name
+        return super().from_pretrained(str(source), use_safetensors=True, **options)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        commit_message: str | None = None,
+        private: bool | None = None,
+        token: str | None = None,
+        create_pr: bool = False,
+        variant: str | None = None,
+    ) -> str:
+        """Uploads the model, with a model card of its own unless the repository has one; returns the commit's address.
+
+        Arguments as in diffusers' push_to_hub; the weights are always safetensors.
+        """
+        repo_id = create_repo(repo_id, private=private, token=token, exist_ok=True).repo_id
+        try:
+            card = ModelCard.load(repo_id, token=token)
+        except EntryNotFoundError:
+            defaults = {name: value for name, value in self.config.items() if name.startswith("default_")}
+            card = model_card(self.as_components(), repo_id, self.config.native_size, **defaults)
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder, safe_serialization=True, variant=variant)
+            card.save(Path(folder) / "README.md")
+            message = commit_message or f"Upload {type(self).__name__}"
+            return self._upload_folder(folder, repo_id, token=token, commit_message=message, create_pr=create_pr)
+
+    def load_lora_weights(self, folder: str | Path, adapter_name: str = "default") -> None:
+        """Puts an adapter that save_lora wrote into the transformer. Raises ValueError if it does not fit."""
+        from unireal.model.lora import load_lora
+
+        load_lora(self.transformer, folder, adapter_name)
+
+    def unload_lora_weights(self) -> None:
+        """Takes all adapters off again; the weights are as they were."""
+        self.transformer.unload_lora()
