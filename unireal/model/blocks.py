@@ -20,7 +20,7 @@ from unireal.model.packing import PackedSequence, Segment
 
 Rotary = tuple[torch.Tensor, torch.Tensor] | None
 
-# Up to this many tokens, plain matmul and softmax train faster than SDPA on a CPU: benchmarks/attention.py
+# Up to this many tokens, plain matmul and softmax train faster than SDPA in bf16 on a CPU: benchmarks/attention.py
 _SHORT = 512
 
 
@@ -39,9 +39,10 @@ def attend(
 ) -> torch.Tensor:
     """softmax(q k / sqrt(E)) v for (B, heads, N, E); `keys` bool (B, M) is False where a key must not be seen.
 
-    By the backend that diffusers' set_attention_backend chose, but for short sequences on a CPU.
+    By the backend that diffusers' set_attention_backend chose, but for short sequences in bf16 on a CPU.
     """
-    if query.device.type != "cpu" or max(query.shape[2], key.shape[2]) > _SHORT:
+    plain = query.device.type == "cpu" and query.dtype == torch.bfloat16 and max(query.shape[2], key.shape[2]) <= _SHORT
+    if not plain:
         mask = None if keys is None else keys[:, None, None]
         heads_last = (x.transpose(1, 2) for x in (query, key, value))  # (B, N, heads, E)
         return dispatch_attention_fn(*heads_last, attn_mask=mask).transpose(1, 2)

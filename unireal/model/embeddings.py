@@ -74,7 +74,11 @@ def rotary_embedding(positions: torch.Tensor, head_dim: int, theta: float) -> tu
 def apply_rotary(x: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
     """Turns queries or keys (B, heads, N, E) by the angles of their positions."""
     cos, sin = (r.to(x.dtype) for r in rotary)
-    even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)  # (B, heads, N, E/2) each
+    pairs = x.unflatten(-1, (-1, 2))  # (B, heads, N, E/2, 2)
+    if x.dtype == torch.float32 and not torch.compiler.is_compiling():  # one pass, not four; inductor has no complex
+        turn = torch.complex(cos[..., ::2].contiguous(), sin[..., ::2].contiguous())  # (N, E/2)
+        return torch.view_as_real(torch.view_as_complex(pairs) * turn).flatten(-2)
+    even, odd = pairs.unbind(-1)  # (B, heads, N, E/2) each
     turned = torch.stack([-odd, even], dim=-1).flatten(-2)  # (B, heads, N, E)
     return x * cos + turned * sin
 
