@@ -9,7 +9,7 @@ from diffusers import FirstBlockCacheConfig
 from peft import LoraConfig
 
 from unireal.model.blocks import attend
-from unireal.model.embeddings import apply_rotary, frame_positions, frame_times
+from unireal.model.embeddings import apply_rotary, frame_positions, frame_times, rotary_embedding
 from unireal.model.transformer import UniRealTransformer
 from unireal.prompts import referring_words
 from unireal.sample import Role
@@ -153,14 +153,29 @@ def test_text_padding_does_not_count(attention):
     assert _differ(_out(model, inputs), _out(model, unmasked))
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 2e-2)])
+def test_rotation_turns_pairs_of_channels_compiled_or_not(dtype, tolerance):
+    positions = frame_positions([0, 3], [(2, 3), (1, 2)])
+    cos, sin = rotary_embedding(positions, 16, 100.0)
+    x = torch.randn(2, 4, len(positions), 16, dtype=dtype)
+    even, odd = x.double()[..., ::2], x.double()[..., 1::2]
+    c, s = cos.double()[:, ::2], sin.double()[:, ::2]
+    expected = torch.stack([even * c - odd * s, odd * c + even * s], dim=-1).flatten(-2)
+    for rotate in (apply_rotary, torch.compile(apply_rotary, backend="aot_eager")):
+        turned = rotate(x, (cos, sin))
+        assert turned.dtype == dtype
+        torch.testing.assert_close(turned.double(), expected, rtol=tolerance, atol=tolerance)
+
+
 def test_short_attention_equals_sdpa():
-    query, key, value = torch.randn(3, 2, 4, 20, 16)
     keys = torch.rand(2, 20) < 0.7
-    for mask in (None, keys):
-        expected = torch.nn.functional.scaled_dot_product_attention(
-            query, key, value, None if mask is None else mask[:, None, None]
-        )
-        torch.testing.assert_close(attend(query, key, value, mask), expected)
+    for dtype, tolerance in ((torch.float32, 1e-5), (torch.bfloat16, 2e-2)):  # in bf16 it is not computed by SDPA
+        query, key, value = torch.randn(3, 2, 4, 20, 16, dtype=dtype)
+        for mask in (None, keys):
+            expected = torch.nn.functional.scaled_dot_product_attention(
+                query, key, value, None if mask is None else mask[:, None, None]
+            )
+            torch.testing.assert_close(attend(query, key, value, mask), expected, rtol=tolerance, atol=tolerance)
 
 
 def _gradients(model, inputs) -> dict[str, torch.Tensor]:

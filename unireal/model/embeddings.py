@@ -73,14 +73,16 @@ def rotary_embedding(positions: torch.Tensor, head_dim: int, theta: float) -> tu
 
 def apply_rotary(x: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
     """Turns queries or keys (B, heads, N, E) by the angles of their positions."""
-    cos, sin = (r.to(x.dtype) for r in rotary)
-    pairs = x.unflatten(-1, (-1, 2))  # (B, heads, N, E/2, 2)
-    if x.dtype == torch.float32 and not torch.compiler.is_compiling():  # one pass, not four; inductor has no complex
-        turn = torch.complex(cos[..., ::2].contiguous(), sin[..., ::2].contiguous())  # (N, E/2)
-        return torch.view_as_real(torch.view_as_complex(pairs) * turn).flatten(-2)
-    even, odd = pairs.unbind(-1)  # (B, heads, N, E/2) each
-    turned = torch.stack([-odd, even], dim=-1).flatten(-2)  # (B, heads, N, E)
-    return x * cos + turned * sin
+    cos, sin = rotary
+    if torch.compiler.is_compiling():  # inductor has no complex numbers, and makes one pass of this
+        cos, sin = cos.to(x.dtype), sin.to(x.dtype)
+        even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)  # (B, heads, N, E/2) each
+        turned = torch.stack([-odd, even], dim=-1).flatten(-2)  # (B, heads, N, E)
+        return x * cos + turned * sin
+    precise = torch.promote_types(x.dtype, torch.float32)
+    turn = torch.complex(cos[..., ::2].to(precise).contiguous(), sin[..., ::2].to(precise).contiguous())  # (N, E/2)
+    pairs = torch.view_as_complex(x.to(precise).unflatten(-1, (-1, 2)))  # (B, heads, N, E/2)
+    return torch.view_as_real(pairs * turn).flatten(-2).to(x.dtype)
 
 
 def sincos_embedding(positions: torch.Tensor, dim: int, spatial_scale: float, temporal_scale: float) -> torch.Tensor:
