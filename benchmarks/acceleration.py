@@ -1,14 +1,13 @@
 """What every acceleration and combination saves and costs on held-out local edits of the procedural world.
 
     python -m benchmarks.acceleration --model unireal-tiny --limit 16 --steps 28 --output runs/acceleration
-    python -m benchmarks.acceleration --random-width 1920 --sizes 256 512 1024 --areas 0.1 --limit 1 --steps 8 \\
-        --accelerate spotedit spotedit+condition_cache --condition-attention isolated --output runs/scaling
 
 Each sample is generated plainly and with every combination, one after the other, so that a ratio compares the same
 sample in one run. Time is that of the sampling loop with all plug-ins' own work; reading text and pictures and decoding
-cost the same on both sides and are left out. With random weights only time, tokens and memory mean anything, and
-SpotEdit is told the true region, since the result does not show it. Peak memory is that of the tensors which sampling
-makes, beyond weights and inputs, measured once per size in a pass of its own.
+cost the same on both sides and are left out. On a CPU that has other work, look at the ratio of processor time, which
+leaves waiting out. With random weights only time, tokens and memory mean anything, and SpotEdit is told the true
+region, since the result does not show it. Peak memory is that of the tensors which sampling makes, beyond weights and
+inputs, measured once per size in a pass of its own. How time grows with the size of wide models: benchmarks/scaling.py.
 """
 
 from __future__ import annotations
@@ -31,13 +30,13 @@ from tqdm import tqdm
 from benchmarks.acceleration_report import PLAIN, chart, finite, markdown, summary
 from benchmarks.local_edits import EDITS, local_edit
 from unireal.acceleration import Accelerations, SpotEdit, accelerations
-from unireal.acceleration.fit_teacache import load_parts, move, prepare
-from unireal.acceleration.measure import LiveMemory, counted, randomize
+from unireal.acceleration.fit_teacache import load_parts, prepare
+from unireal.acceleration.measure import LiveMemory, counted
 from unireal.config import MODELS
 from unireal.diffusion.guidance import Guidance
 from unireal.diffusion.sampling import denoise
 from unireal.evaluation import metrics
-from unireal.model.build import Components, build
+from unireal.model.build import Components
 from unireal.sample import Role, Sample
 from unireal.transforms import to_image
 
@@ -52,7 +51,6 @@ COMBINATIONS = (
     "spotedit+taylorseer",
     "spotedit+teacache+condition_cache",
 )
-RANDOM = {"num_layers": 2, "attention_head_dim": 64, "patch_size": 16}  # tokens of 16 x 16 pixels, as in size 2b
 
 
 @dataclass(frozen=True)
@@ -68,6 +66,7 @@ class Measurement:
     area: float
     seconds: float
     speedup: float
+    processor_speedup: float
     tokens: int
     tokens_of_plain: float
     memory: float
@@ -81,24 +80,12 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Run:
-    """One call: the picture uint8 (H, W, 3), seconds, computed tokens."""
+    """One call: the picture uint8 (H, W, 3), seconds of wall and processor time, computed tokens."""
 
     image: np.ndarray
     seconds: float
+    processor: float
     tokens: int
-
-
-def parts_of(options: argparse.Namespace) -> Components:
-    """The model asked for: a saved one, or one on pixels with random weights. Raises ValueError for a bad width."""
-    if options.random_width is None:
-        return load_parts(options.model, options.device)
-    if options.random_width % 64:
-        raise ValueError(f"the width must be a multiple of 64, the size of a head, got {options.random_width}")
-    shape = {"num_attention_heads": options.random_width // 64, "condition_attention": options.condition_attention}
-    shape |= RANDOM | {"num_layers": options.random_layers}
-    parts = build(replace(MODELS["debug"], transformer=MODELS["debug"].transformer | shape), [])
-    randomize(parts.transformer)
-    return move(parts, options.device)
 
 
 def true_region(sample: Sample, grid: tuple[int, int]) -> SpotEdit:
@@ -126,13 +113,13 @@ class Case:
     def run(self, combination: str) -> Run:
         with counted(self.parts.transformer) as work:
             self._wait()
-            started = time.perf_counter()
+            started, processor = time.perf_counter(), time.process_time()
             latents = self._sampled(combination)
             self._wait()
-            seconds = time.perf_counter() - started
+            seconds, processor = time.perf_counter() - started, time.process_time() - processor
         with torch.no_grad():
             image = to_image(self.parts.codec.decode(latents[0], self.sample.results[0].size)[0])
-        return Run(image, seconds, sum(work.tokens))
+        return Run(image, seconds, processor, sum(work.tokens))
 
     def memory(self, combination: str) -> int:
         """Peak bytes of what sampling allocates."""
@@ -173,6 +160,7 @@ def measure(case: Case, memory: dict[str, int]) -> Iterator[Measurement]:
             area=float(inside.mean()),
             seconds=run.seconds,
             speedup=plain.seconds / run.seconds,
+            processor_speedup=plain.processor / run.processor,
             tokens=run.tokens,
             tokens_of_plain=run.tokens / plain.tokens,
             memory=memory.get(combination, float("nan")),
@@ -205,7 +193,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 0 done, 2 bad input."""
     try:
         options = _options(arguments)
-        parts = parts_of(options)
+        parts = load_parts(options.model, options.device)
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -236,9 +224,6 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--model", default="unireal-tiny", help="a saved model's folder or name, or a size on pixels (random weights)")
-    add("--random-width", type=int, help="a model of this width on pixels, with random weights, 1920 as in size 2b")
-    add("--random-layers", type=int, default=RANDOM["num_layers"])
-    add("--condition-attention", default="full", choices=("full", "isolated"), help="of a random model")
     add("--edits", nargs="+", default=list(EDITS), choices=EDITS, metavar="EDIT", help=", ".join(EDITS))
     add("--areas", nargs="+", type=float, default=list(AREAS), metavar="SHARE", help="of changed pixels, 0 to 1")
     add("--limit", type=int, default=16, help="samples for each share")
@@ -253,7 +238,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     add("--device", default="cpu")
     add("--output", type=Path, help="files to write: this name with .json, .md and .svg")
     options = parser.parse_args(arguments)
-    options.true_region |= options.random_width is not None or options.model in MODELS
+    options.true_region |= options.model in MODELS
     for combination in options.accelerate:
         accelerations(combination.split("+"))  # raises for an unknown name before anything is loaded
     return options

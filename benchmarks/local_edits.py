@@ -11,7 +11,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from data_builders.world.draw import canvas, changed, result
+from data_builders.frames import canvas, result
+from data_builders.world.draw import changed
 from data_builders.world.render import render
 from data_builders.world.scene import COLORS, SEEN_PAIRS, Scene, Thing, sample_scene
 from data_builders.world.stream import TEST_SEEDS

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import NoReturn
 
 from data_builders.builders.base import VideoBuilder
 from data_builders.builders.registry import VIDEO_BUILDERS
+from data_builders.names import look_up
 
 
 @dataclass(frozen=True)
@@ -64,11 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def get_builder(name: str) -> Builder:
     """The builder of that name. Raises ValueError with the nearest name for an unknown one."""
-    if name not in BUILDERS:
-        close = difflib.get_close_matches(name, (*BUILDERS, "list"), n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"choose from: {', '.join(BUILDERS)}"
-        raise ValueError(f"unknown builder {name!r}; {hint}")
-    return BUILDERS[name]
+    return look_up(BUILDERS, name, "builder", "list")
 
 
 def parse_size(text: str) -> tuple[int, int]:

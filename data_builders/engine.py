@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-_BEGUN = ".{}.begun"
+from data_builders.workers import Died, Load, Worker, died_at, died_loading, forget
 
 
 @dataclass(frozen=True)
 class Placing:
     """Where the work is done.
 
-    workers: how many at a time, each with its own models; gpus: of each; ray_address: of a cluster, None for this
-    machine. Raises ValueError for fewer than one worker or less than no GPU.
+    workers: how many at a time, each a process with its own models, which it takes along if it dies; 0 for none but
+    this one, where debuggers see the work and a fault ends everything. gpus: of each; ray_address: of a cluster, None
+    for this machine. Raises ValueError for less than none of them, and for GPUs or a cluster without workers.
     """
 
     workers: int = 1
@@ -29,53 +30,20 @@ class Placing:
     ray_address: str | None = None
 
     def __post_init__(self) -> None:
-        if self.workers < 1 or self.gpus < 0:
-            raise ValueError(f"--workers is at least 1 and --gpus at least 0, got {self.workers} and {self.gpus:g}")
+        if self.workers < 0 or self.gpus < 0:
+            raise ValueError(f"--workers and --gpus are at least 0, got {self.workers} and {self.gpus:g}")
+        if self.workers == 0 and (self.gpus or self.ray_address is not None):
+            raise ValueError("--workers 0 is this process alone; give at least 1 with --gpus or --ray-address")
 
 
-class Worker:
-    """Does one piece of work after another; a mark in `folder` tells on which one it died, if it does.
-
-    What ends the whole run is handed over as {"error": reason}: runners wrap exceptions in different ways.
-    """
-
-    def __init__(self, load: Callable[[], Callable[[str], str]], folder: Path):
-        self.folder, self.problem = folder, ""
-        try:
-            self.work = load()
-        except ValueError as error:
-            self.problem = str(error)
-
-    def do(self, name: str, task: str) -> str:
-        try:
-            return _error(self.problem) if self.problem else self._marked(name, task)
-        except OSError as error:
-            return _error(f"cannot write to {str(self.folder)!r} ({error}); give another --output")
-
-    def _marked(self, name: str, task: str) -> str:
-        mark = self.folder / _BEGUN.format(name)
-        mark.touch()
-        try:
-            return self.work(task)
-        finally:
-            mark.unlink(missing_ok=True)
-
-
-def _error(reason: str) -> str:
-    return json.dumps({"error": reason})
-
-
-def spread(
-    load: Callable[[], Callable[[str], str]], tasks: Mapping[str, str], folder: Path, placing: Placing
-) -> Iterator[tuple[str, dict | None]]:
-    """(name, what came of it) of each task, in any order; None where the worker's process died, twice.
+def spread(load: Load, tasks: Mapping[str, str], folder: Path, placing: Placing) -> Iterator[tuple[str, dict | Died]]:
+    """(name, what came of it) of each task, in any order; a task that ends the process of its worker is tried twice.
 
     load: makes, in the process of a worker, what does a task and tells of it as a JSON object; both can be pickled.
     tasks: by names that are good for files; folder: where workers write.
-    Raises ValueError if `load` does, or files cannot be written.
+    Raises ValueError if `load` does, or a process dies of it, or files cannot be written.
     """
-    for mark in folder.glob(_BEGUN.format("*")):
-        mark.unlink()
+    forget(folder)
     waiting = dict(tasks)
     suspects: dict[str, str] = {}
     while waiting:
@@ -84,18 +52,31 @@ def spread(
                 del waiting[name]
                 yield name, _checked(told)
         except RuntimeError:  # of Daft, if a process is gone; the marks tell which tasks were under way
-            begun = [name for name in waiting if (folder / _BEGUN.format(name)).exists()]
+            begun = [name for name in waiting if died_at(folder, name)]
             if not begun:
+                _raise_if_loading(folder)
                 raise
             suspects |= {name: waiting.pop(name) for name in begun}
+            forget(folder)
     alone = Placing(1, placing.gpus, placing.ray_address)
     for name, task in suspects.items():
         try:
-            for _, told in _execute(load, {name: task}, folder, alone, own_process=True):
+            for _, told in _execute(load, {name: task}, folder, alone):
                 yield name, _checked(told)
         except RuntimeError:
-            (folder / _BEGUN.format(name)).unlink(missing_ok=True)
-            yield name, None
+            if not (death := died_at(folder, name)):
+                _raise_if_loading(folder)
+                raise
+            forget(folder)
+            yield name, death
+
+
+def _raise_if_loading(folder: Path) -> None:
+    if death := died_loading(folder):
+        raise ValueError(
+            f"a worker's process died while it loaded its annotators: {death.cause}; give fewer --workers, or smaller "
+            "models"
+        )
 
 
 def _checked(told: str) -> dict:
@@ -105,25 +86,17 @@ def _checked(told: str) -> dict:
     return answer
 
 
-def _execute(
-    load: Callable[[], Callable[[str], str]],
-    tasks: Mapping[str, str],
-    folder: Path,
-    placing: Placing,
-    own_process: bool = False,
-) -> Iterator[tuple[str, str]]:
+def _execute(load: Load, tasks: Mapping[str, str], folder: Path, placing: Placing) -> Iterator[tuple[str, str]]:
     os.environ.setdefault("DAFT_ANALYTICS_ENABLED", "0")
     os.environ.setdefault("DAFT_PROGRESS_BAR", "0")  # the callers' bars count clips and videos
     import daft
 
     _choose_runner(placing)
-    # Workers in processes of their own do not wait for each other's Python. A single one here needs none, and Daft
-    # begins one as soon as max_concurrency is set.
-    apart = own_process or placing.workers > 1 or placing.gpus > 0 or placing.ray_address is not None
+    apart, local = placing.workers > 0, placing.ray_address is None
     options: dict[str, Any] = {"max_concurrency": placing.workers, "gpus": placing.gpus} if apart else {}
-    worker = daft.cls(Worker, use_process=apart, **options)(load, folder)
+    worker = daft.cls(Worker, use_process=apart, **options)(load, folder, apart, apart and local)
     table = daft.from_pydict({"name": list(tasks), "task": list(tasks.values())})
-    if placing.ray_address is not None:
+    if not local:
         table = table.into_partitions(min(len(tasks), 4 * placing.workers))
     table = table.into_batches(1)
     table = table.select("name", worker.do(table["name"], table["task"]).alias("told"))

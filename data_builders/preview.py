@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data_builders.shards import write_text
+from data_builders.files import write_text
 from unireal.data.records import ParquetSamples
 from unireal.sample import Frame, Sample
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -72,27 +71,33 @@ class Failure:
 
 @dataclass
 class Outcome:
-    """What a build, or one shard of it, came to. dropped: reason to the number of views that gave no sample."""
+    """What a build, or one shard of it, came to.
+
+    dropped: reason to the number of views that gave no sample; empty: the sound clips of which none is left.
+    """
 
     clips: int = 0
     rows: int = 0
     failures: list[Failure] = field(default_factory=list)
     dropped: Counter[str] = field(default_factory=Counter)
+    empty: list[Failure] = field(default_factory=list)
     reused: int = 0  # shards that were there already
 
     def add(self, other: Outcome) -> None:
         self.clips, self.rows = self.clips + other.clips, self.rows + other.rows
         self.failures += other.failures
         self.dropped += other.dropped
+        self.empty += other.empty
 
     def to_json(self) -> str:
-        failures = [vars(failure) for failure in self.failures]
-        return json.dumps({"clips": self.clips, "rows": self.rows, "failures": failures, "dropped": self.dropped})
+        failures, empty = ([vars(failure) for failure in group] for group in (self.failures, self.empty))
+        told = {"clips": self.clips, "rows": self.rows, "failures": failures, "dropped": self.dropped}
+        return json.dumps(told | ({"empty": empty} if empty else {}))
 
     @classmethod
     def from_dict(cls, told: Mapping[str, Any]) -> Outcome:
-        failures = [Failure(**values) for values in told["failures"]]
-        return cls(told["clips"], told["rows"], failures, Counter(told["dropped"]))
+        failures, empty = ([Failure(**values) for values in told.get(key, ())] for key in ("failures", "empty"))
+        return cls(told["clips"], told["rows"], failures, Counter(told["dropped"]), empty)
 
 
 def plan(clips: Iterable[Clip], clips_per_shard: int = 8) -> list[Shard]:
@@ -108,17 +113,31 @@ def plan(clips: Iterable[Clip], clips_per_shard: int = 8) -> list[Shard]:
     return list(shards.values())
 
 
-def build_shard(job: Job, shard: Shard, annotators: Annotators) -> Outcome:
+def build_shard(
+    job: Job,
+    shard: Shard,
+    annotators: Annotators,
+    deadly: Mapping[str, Failure] | None = None,
+    note: Callable[[str], object] = lambda clip: None,
+) -> Outcome:
     """Makes the samples of a shard and writes its file; a clip that fails is listed and leaves no sample.
 
-    Raises OSError if the file cannot be written.
+    deadly: clips, by id, that are not tried, and what they failed with; note: told which clip is under way, "" for
+    none. Raises OSError if the file cannot be written.
     """
+    deadly = deadly or {}
     outcome = Outcome(len(shard.clips))
     metadata: dict[str, str] = {}
 
     def samples() -> Iterator[Sample]:
         for clip in shard.clips:
-            yield from _attempt(job, clip, annotators, outcome)
+            if clip.id in deadly:
+                outcome.failures.append(deadly[clip.id])
+                continue
+            note(clip.id)
+            made = _attempt(job, clip, annotators, outcome)
+            note("")
+            yield from made
         metadata[_KEY] = outcome.to_json()
 
     write_shard(samples(), job.output / shard.name, metadata)
@@ -126,13 +145,19 @@ def build_shard(job: Job, shard: Shard, annotators: Annotators) -> Outcome:
 
 
 def _attempt(job: Job, clip: Clip, annotators: Annotators, outcome: Outcome) -> list[Sample]:
+    dropped: Counter[str] = Counter()
     try:
-        samples = job.builder.build(read_clip(job, clip), annotators, job.options, outcome.dropped)
+        samples = job.builder.build(read_clip(job, clip), annotators, job.options, dropped)
     except Exception as error:  # models and decoders fail in any way, and the other clips go on
         reason = " ".join(f"{error}".split()) or type(error).__name__
         reason = reason if isinstance(error, ValueError) else f"{type(error).__name__}: {reason}"
         outcome.failures.append(Failure(clip.path, clip.id, reason[:500], isinstance(error, ValueError)))
         return []
+    finally:
+        outcome.dropped += dropped
+    if not samples:
+        reasons = "; ".join(dropped) or "it shows nothing that the builder looks for"
+        outcome.empty.append(Failure(clip.path, clip.id, f"no record is left: {reasons}"[:500]))
     outcome.rows += len(samples)
     return samples
 
@@ -148,15 +173,6 @@ def read_clip(job: Job, clip: Clip) -> Footage:
     return Footage(clip, list(images), list(times), clip_rng(job.seed, job.builder.name, clip))
 
 
-def give_up(job: Job, shard: Shard) -> Outcome:
-    """An empty file in place of a shard that ends every process that makes it."""
-    reason = "the process that worked on it died twice, from a lack of memory or a fault of a decoder"
-    failures = [Failure(clip.path, clip.id, reason) for clip in shard.clips]
-    outcome = Outcome(len(shard.clips), 0, failures)
-    write_shard([], job.output / shard.name, {_KEY: outcome.to_json()})
-    return outcome
-
-
 def finished(path: Path) -> Outcome | None:
     """What the shard came to, None if it is not there or is to be made anew."""
     if not path.exists():
@@ -164,10 +180,3 @@ def finished(path: Path) -> Outcome | None:
     told = shard_metadata(path).get(_KEY)
     outcome = told and Outcome.from_dict(json.loads(told))
     return outcome if outcome and all(failure.damaged for failure in outcome.failures) else None
-
-
-def write_text(path: Path, text: str) -> None:
-    """Under a temporary name first."""
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_text(text)
-    os.replace(unfinished, path)

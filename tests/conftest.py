@@ -43,6 +43,19 @@ def one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture
+def small_training(monkeypatch):
+    """Runs in this process start anew, and with a small vocabulary."""
+    from processes import forget_accelerate
+
+    from unireal.training import start
+
+    monkeypatch.setattr(start, "_VOCABULARY_SAMPLES", 50)
+    forget_accelerate()
+    yield
+    forget_accelerate()
+
+
 @pytest.fixture(scope="session")
 def tiny_pipeline_folder(tmp_path_factory) -> Path:
     """A pipeline of the debug size as a folder; tests must not change it."""

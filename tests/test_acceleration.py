@@ -15,6 +15,7 @@ from diffusers import (
 )
 from PIL import Image
 
+import unireal.model.transformer
 from benchmarks.acceleration import main as benchmark
 from unireal.acceleration import ConditionCache, SpotEdit, TaylorSeer, TeaCache, accelerations
 from unireal.acceleration.base import StepScheduler
@@ -36,7 +37,7 @@ GUIDED = Guidance(3.0, 1.5, (0.0, 0.8))
 INIT = {"initial": 0.2, "reset": 0.3}  # of 10 steps: 0, 1, 5 and 8 are full
 
 
-def model(attention="full", kind="velocity", position="rotary", layers=2):
+def model(attention="full", kind="velocity", position="rotary", layers=2, pooled=False):
     torch.manual_seed(0)
     transformer = UniRealTransformer(
         num_layers=layers,
@@ -49,6 +50,7 @@ def model(attention="full", kind="velocity", position="rotary", layers=2):
         position_embedding=position,
         condition_attention=attention,
         prediction_type=kind,
+        pooled_text=pooled,
     )
     return randomize(transformer, scale=1.0)
 
@@ -149,7 +151,8 @@ def test_only_active_tokens_are_computed(attention):
     with counted(transformer) as work:
         out = sample(transformer, given, noise, plugin)
     full, partial = TEXT + 24 + 8 + 24, 12 + (TEXT if attention == "full" else 0)
-    assert work.tokens == [full, full, *[partial] * 3, full, *[partial] * 2, full, partial]
+    renewed = full if attention == "full" else 24  # isolated text and inputs never change
+    assert work.tokens == [full, full, *[partial] * 3, renewed, *[partial] * 2, renewed, partial]
     assert torch.equal(out[0][..., :6], given.frames[0][..., :6])
     assert not torch.isclose(out[0][..., 6:], given.frames[0][..., 6:]).any()
     assert plugin.mask.shape == (1, 4, 6) and not plugin.mask[:, :, :3].any() and plugin.mask[:, :, 3:].all()
@@ -583,6 +586,52 @@ def test_what_does_not_change_is_embedded_once(attention):
     sample(transformer, given, noise, "condition_cache:refresh=1")
     hook.remove()
     assert len(projected) == 1
+
+
+def test_a_call_embeds_its_inputs_once(monkeypatch):
+    """Text, input frames, their positions and the pooled text: with every plug-in, and each result in every step."""
+    transformer, (given, noise) = model("isolated", position="both", pooled=True), inputs(3, num_results=2)
+    places, work = [], {"frames": 0, "text": 0, "pooled": 0}
+    original = unireal.model.transformer.frame_positions
+    monkeypatch.setattr(
+        unireal.model.transformer, "frame_positions", lambda *given: places.append(1) or original(*given)
+    )
+
+    def counts(name):
+        return lambda *_: work.update({name: work[name] + 1})
+
+    parts = {"frames": transformer.patch_embed.proj, "text": transformer.patch_embed.text_proj,
+             "pooled": transformer.text_pooling}  # fmt: skip
+    for name, part in parts.items():
+        part.register_forward_hook(counts(name))
+    sample(transformer, given, noise, ["condition_cache", spot(left_half()), TeaCache(threshold=0.5)])
+    assert work == {"frames": 3 + 10 * 2, "text": 1, "pooled": 1} and len(places) == 1
+
+
+def test_isolated_text_and_inputs_are_computed_once_after_the_first_choice():
+    """From then on nothing can change them; before, all is as without plug-in, bit for bit."""
+    transformer, (given, noise) = model("isolated"), inputs(1)
+    with counted(transformer) as work:
+        out = sample(transformer, given, noise, spot(torch.zeros(4, 6, dtype=torch.bool)))  # keeps none
+    assert set(work.tokens) == {TEXT + 48} and equal(out, sample(transformer, given, noise))
+    with counted(transformer) as work:
+        sample(transformer, given, noise, spot(left_half(), last=0.2))
+    assert work.tokens == [TEXT + 48] * 2 + [12] * 3 + [24] + [12] * 2 + [24] * 2
+    apart = sample(transformer, given, noise, spot(left_half(), last=0.2))
+    together = sample(transformer, given, noise, [spot(left_half(), last=0.2), "condition_cache"])
+    assert (apart[0] - together[0]).abs().max() < 1e-5 * apart[0].abs().max()
+
+
+def test_isolated_attention_needs_fewer_full_steps():
+    plugin = SpotEdit()
+    assert plugin.full_steps(28, False) == {0, 1, 2, 8, 13, 18, 23}
+    assert plugin.full_steps(28, True) == {0, 1, 10, 18, 26}
+    assert SpotEdit(initial=0.1, reset=0.18).full_steps(28, True) == plugin.full_steps(28, False)
+    for attention, full in (("full", 7), ("isolated", 5)):
+        transformer, (given, noise) = model(attention), inputs(1)
+        with counted(transformer) as work:
+            sample(transformer, given, noise, SpotEdit(judge=keeping(left_half()), tau=0.5), steps=28)
+        assert len([n for n in work.tokens if n >= 24]) == full
 
 
 def test_live_memory_counts_what_is_alive_at_once():

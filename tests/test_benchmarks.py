@@ -7,12 +7,11 @@ import shutil
 
 import numpy as np
 import pytest
-import torch
 from benchmark_folders import FOLDERS, magicbrush_dev, pie_bench_hub
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionInstructPix2PixPipeline, UNet2DConditionModel
 from evaluation_data import clip_folder, dino_folder, dinov2_folder, picture
 from PIL import Image
-from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel
+from tiny_editor import save_editor
+from transformers import AutoTokenizer
 
 from unireal.evaluation import models
 from unireal.evaluation.__main__ import main
@@ -64,36 +63,7 @@ def evaluate(data, backbones):
 @pytest.fixture(scope="module")
 def pix2pix(tmp_path_factory, backbones):
     """A tiny InstructPix2Pix pipeline with random weights, as a folder."""
-    folder = tmp_path_factory.mktemp("pix2pix")
-    torch.manual_seed(0)
-    tokenizer = AutoTokenizer.from_pretrained(backbones["clip"])
-    tokenizer.model_max_length = 77
-    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-    unet = UNet2DConditionModel(
-        block_out_channels=(8, 16),
-        layers_per_block=1,
-        sample_size=8,
-        in_channels=8,
-        out_channels=4,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=16,
-        norm_num_groups=4,
-    )
-    vae = AutoencoderKL(block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2,
-                        up_block_types=("UpDecoderBlock2D",) * 2, latent_channels=4, norm_num_groups=4)  # fmt: skip
-    text = CLIPTextModel(CLIPTextConfig(**small, vocab_size=len(tokenizer), eos_token_id=tokenizer.eos_token_id))
-    StableDiffusionInstructPix2PixPipeline(
-        vae=vae,
-        text_encoder=text,
-        tokenizer=tokenizer,
-        unet=unet,
-        scheduler=DDIMScheduler(num_train_timesteps=20),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    ).save_pretrained(folder)
-    return folder
+    return save_editor(tmp_path_factory.mktemp("pix2pix"), AutoTokenizer.from_pretrained(backbones["clip"]))
 
 
 def rows(output, **wanted):

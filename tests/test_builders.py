@@ -10,10 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_annotators as tiny
 
 from data_builders.__main__ import main
-from data_builders.annotators.protocols import Annotators, Instruction
-from data_builders.builders.base import HOLE, Footage, clip_rng
+from data_builders.annotators.maps import DepthAnything
+from data_builders.annotators.protocols import Annotators, Instruction, Refused
+from data_builders.builders.base import Footage, clip_rng
 from data_builders.builders.generators import Studio
 from data_builders.builders.object_sets import InsertionOptions
 from data_builders.builders.objects import asset_size, cut_out
@@ -21,6 +23,7 @@ from data_builders.builders.registry import VIDEO_BUILDERS
 from data_builders.builders.sources import whole_clips
 from data_builders.builders.video_edit import VideoEditOptions
 from data_builders.clips.clip import Clip
+from data_builders.frames import HOLE
 from data_builders.world.controls import edge_map, pose_map
 from data_builders.world.export import FRAMES_PER_SECOND, write_video
 from data_builders.world.oracle import Oracle, annotators_of, depth16, oracle_annotators
@@ -60,7 +63,8 @@ def built(folder, tmp_path_factory):
             output = tmp_path_factory.mktemp("built") / name
             builder = VIDEO_BUILDERS[name]
             oracle = [word for part in builder.needs + builder.uses for word in (f"--{part}", "oracle")]
-            assert main([name, "--videos", str(folder), "--output", str(output), "--views", "3", *oracle]) == 0
+            asked = [name, "--videos", str(folder), "--output", str(output), "--views", "3", "--workers", "0"]
+            assert main([*asked, *oracle]) == 0
             assert unireal_data(["validate", str(output)]) == 0
             made[name] = list(ParquetSamples(output))
         return made[name]
@@ -227,7 +231,7 @@ def test_the_choice_follows_from_the_seed(videos) -> None:
         (["segmentation", "--max-objects", "9"], "1..4"),
         (["insertion", "--removal", "magic"], "invalid choice"),
         (["video_edit", "--editor", "none"], "give --editor"),
-        (["video_edit", "--window", "3"], "--window is 4..8"),
+        (["video_edit", "--window", "3"], "--window is 4..7"),
     ],
 )
 def test_wrong_options_end_with_one_line(folder, tmp_path, capsys, arguments, said) -> None:
@@ -256,7 +260,7 @@ class Recolouring(Oracle):
 
 
 def studio(oracle: Oracle, **parts) -> Studio:
-    return Studio(**vars(annotators_of(oracle)), **{"editor": oracle, "generator": oracle} | parts)
+    return Studio(**vars(annotators_of(oracle)) | {"editor": oracle, "generator": oracle} | parts)
 
 
 def test_video_edit_makes_windows_in_both_directions(videos) -> None:
@@ -277,6 +281,23 @@ def test_video_edit_makes_windows_in_both_directions(videos) -> None:
         check_sample(sample)
     assert samples[0].instruction.endswith("in the whole video.")
     assert samples[-1].instruction == "Give it the old colour."
+
+
+def test_the_depth_of_a_video_has_one_scale(videos, tmp_path) -> None:
+    video, builder = videos["world-5"], VIDEO_BUILDERS["video_edit"]
+    estimator = DepthAnything.from_pretrained(str(tiny.depth_anything(tmp_path)))
+    shown = []
+
+    class Noting(Recolouring):
+        def generate(self, depth, key, instruction, seed):
+            shown.extend(depth)
+            raise Refused("seen enough")
+
+    parts = studio(Noting([video]), depth=estimator)
+    assert not builder.build(footage(video, "video_edit"), parts, VideoEditOptions(), Counter())
+    np.testing.assert_array_equal(shown, estimator.depths(video.frames))
+    alone = np.stack([estimator.depth(image) for image in video.frames])
+    assert (np.stack(shown) != alone).any()  # or the test says nothing
 
 
 def test_the_judge_rejects_a_video_that_does_not_follow(videos) -> None:
@@ -314,7 +335,7 @@ def real_clips(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("name", NO_WEIGHTS)
 def test_real_clips_need_no_weights(real_clips, name, tmp_path) -> None:
-    options = ["--output", str(tmp_path), "--views", "1", "--frames", "2"]
+    options = ["--output", str(tmp_path), "--views", "1", "--frames", "2", "--workers", "0"]
     assert main([name, "--clips", str(real_clips), *options]) == 0
     assert unireal_data(["validate", str(tmp_path)]) == 0
     assert (tmp_path / "failures.jsonl").read_text() == ""
@@ -341,7 +362,7 @@ def test_no_video_shows_what_the_truth_is_not(videos) -> None:
 def test_preview_shows_every_task_in_one_page(built, folder, tmp_path, capsys) -> None:
     output = tmp_path / "maps"
     oracle = [word for part in ("captioner", "depth") for word in (f"--{part}", "oracle")]
-    assert main(["control", "--videos", str(folder), "--output", str(output), *oracle]) == 0
+    assert main(["control", "--videos", str(folder), "--output", str(output), "--workers", "0", *oracle]) == 0
     assert main(["preview", str(output), "--per-task", "3"]) == 0
     page = (output / "preview.html").read_text()
     for task in ("control", "depth", "compose"):

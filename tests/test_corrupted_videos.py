@@ -1,10 +1,12 @@
-"""More than 200 inputs that are damaged or odd: none stops curation, none is lost without a reason."""
+"""More than 200 inputs that are damaged or odd: none stops curation or a build, none is lost without a reason."""
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,8 +17,14 @@ from video_files import sliding_scene, turn_by_metadata, write_sound, write_vide
 
 pytest.importorskip("av", reason="decoding needs the extra `data`")
 
+from data_builders.__main__ import main as data_builders
+from data_builders.clips.clip import Clip
 from data_builders.clips.config import CurationConfig
 from data_builders.clips.curate import curate
+from data_builders.world.export import write_video as write_world_video
+from data_builders.world.video import WorldVideo
+from unireal.data.__main__ import main as unireal_data
+from unireal.data.records import ParquetSamples
 
 CONFIG = CurationConfig(
     size=None, fps=10, num_frames=8, min_frames=2, min_motion=0, max_similarity=1.0, min_sharpness=0
@@ -32,6 +40,20 @@ FORMATS = {
     "mjpeg.mov": {"codec": "mjpeg", "pixels": "yuvj420p"},
     "pal.gif": {"codec": "gif", "pixels": "rgb8"},
 }
+
+REASONS = {
+    "sound.mp4": "only audio",
+    "sound.avi": "only audio",
+    "empty.mp4": "cannot be opened",
+    "text.mp4": "cannot be opened",
+    "playlist.mp4": "cannot be opened",
+    "itself.mp4": "leads nowhere",
+    "nowhere.mkv": "leads nowhere",
+    "pipe.mp4": "is no file",
+    "single-ffv1.mkv": "too short",
+    "black.mkv": "black",
+}
+BUILD = ["restore", "--curation", "none", "--views", "2"]
 
 
 def truncated(folder: Path, sound: dict[str, Path]) -> Iterator[Path]:
@@ -165,8 +187,8 @@ def linked(folder: Path, sound: dict[str, Path]) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def curated(tmp_path_factory):
-    """The inputs, and what curation makes of the folder that they lie in."""
+def inputs(tmp_path_factory) -> tuple[Path, dict[str, list[Path]]]:
+    """A folder of inputs, and the same in groups."""
     folder = tmp_path_factory.mktemp("inputs")
     for name in ("sound", "truncated", "altered", "misnamed", "odd", "linked"):
         (folder / name).mkdir()
@@ -179,8 +201,14 @@ def curated(tmp_path_factory):
         "odd": list(odd(folder / "odd")),
         "linked": list(linked(folder / "linked", sound)),
     }
-    clips, report = curate([folder], CONFIG)
-    return groups, clips, report
+    return folder, groups
+
+
+@pytest.fixture(scope="module")
+def curated(inputs):
+    """The inputs, and what curation makes of the folder that they lie in."""
+    folder, groups = inputs
+    return groups, *curate([folder], CONFIG)
 
 
 def test_every_input_is_kept_or_listed_with_its_reason(curated):
@@ -216,19 +244,7 @@ def test_sound_videos_are_kept(curated):
 def test_reasons_are_right(curated):
     report = curated[2]
     reasons = {Path(video.path).name: video.reason or "" for video in report.videos}
-    expected = {
-        "sound.mp4": "only audio",
-        "sound.avi": "only audio",
-        "empty.mp4": "cannot be opened",
-        "text.mp4": "cannot be opened",
-        "playlist.mp4": "cannot be opened",
-        "itself.mp4": "leads nowhere",
-        "nowhere.mkv": "leads nowhere",
-        "pipe.mp4": "is no file",
-        "single-ffv1.mkv": "too short",
-        "black.mkv": "black",
-    }
-    for name, reason in expected.items():
+    for name, reason in REASONS.items():
         assert reason in reasons[name], (name, reasons[name])
     ignored = {path.name: reason for path, reason in report.ignored.items()}
     assert "suffix" in ignored["video.txt"]
@@ -249,3 +265,84 @@ def test_clips_of_damaged_videos_can_be_read(curated):
         shapes = {frame.shape for _, frame in clip.frames()}
         assert shapes == {(*clip.size, 3)}, clip
         assert sum(1 for _ in clip.frames((16, 16))) == clip.num_frames, clip
+
+
+@pytest.fixture(scope="module")
+def built(inputs, tmp_path_factory):
+    """What a build makes of the folder: its output, the records of each file, the reasons of failures, and of others.
+
+    Without curation, so that the builder meets everything that can be decoded at all.
+    """
+    folder, _ = inputs
+    output = tmp_path_factory.mktemp("built") / "data"
+    assert data_builders([*BUILD, "--videos", str(folder), "--output", str(output)]) == 0
+    stored = json.loads((output / "clips.json").read_text())
+    paths = {Clip.from_dict(clip).id: Path(clip["path"]) for clip in stored["clips"]}
+    records = Counter(paths[sample.source["clip"]] for sample in ParquetSamples(output))
+    failures = {}
+    for line in (output / "failures.jsonl").read_text().splitlines():
+        told = json.loads(line)
+        failures[Path(told["path"])] = told["reason"]
+    return output, records, failures, {Path(path): why for path, why in stored["report"]["ignored"].items()}
+
+
+def test_a_build_makes_or_lists_every_input(inputs, built):
+    groups, (_, records, failures, ignored) = inputs[1], built
+    assert {path for group in groups.values() for path in group} == set(records) | set(failures) | set(ignored)
+    assert not set(ignored) & (set(records) | set(failures))
+    assert all(why.strip() and "\n" not in why for why in [*failures.values(), *ignored.values()])
+
+
+def test_a_build_makes_what_is_sound(inputs, built):
+    groups, (_, records, failures, _) = inputs[1], built
+    odd = [path for path in groups["odd"] if path.name.startswith(("variable", "turned", "deep", "grey", "alpha"))]
+    for path in groups["sound"] + odd:
+        assert records[path] and path not in failures, (path, failures.get(path))
+    assert unireal_data(["validate", str(built[0])]) == 0
+
+
+def test_a_build_tells_the_right_reasons(built):
+    _, _, failures, ignored = built
+    reasons = {path.name: reason for path, reason in failures.items()}
+    for name, reason in REASONS.items():
+        if name not in ("black.mkv", "single-ffv1.mkv"):  # what curation finds fault with
+            assert reason in reasons[name], (name, reasons[name])
+    assert "suffix" in {path.name: why for path, why in ignored.items()}["video.txt"]
+    assert any("damaged" in reason and reason.startswith("after") for reason in reasons.values())
+    assert all("/picture.avi has too" in reasons[name] for name in ("picture.gif", "picture.mp4"))
+    assert reasons["black.mkv"] == "no record is left: the frame has nothing to blur"
+
+
+def test_a_build_over_broken_inputs_is_made_once(inputs, built, capsys):
+    folder, output = inputs[0], built[0]
+    before = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in output.glob("*.parquet")}
+    assert data_builders([*BUILD, "--videos", str(folder), "--output", str(output)]) == 0
+    after = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in output.glob("*.parquet")}
+    assert before == after
+    printed = capsys.readouterr().out
+    assert f"{len(before)} shards were there" in printed and "failed" in printed and "video.txt" in printed
+
+
+def test_a_broken_annotation_costs_its_video_alone(tmp_path, capsys):
+    videos, output = tmp_path / "videos", tmp_path / "data"
+    for number in range(4):
+        write_world_video(WorldVideo(number, (24, 32), 6), videos, f"video-{number}")
+    (videos / "video-0.json").write_text((videos / "video-0.json").read_text()[:100])
+    (videos / "video-2.json").unlink()
+    asked = ["text_to_image", "--captioner", "oracle", "--videos", str(videos), "--output", str(output)]
+    assert data_builders([*asked, "--workers", "0"]) == 0
+    failures = list(map(json.loads, (output / "failures.jsonl").read_text().splitlines()))
+    told = {Path(failure["path"]).name: failure["reason"] for failure in failures}
+    assert set(told) == {"video-0.mkv", "video-2.mkv"}
+    assert all(name.replace(".mkv", ".json") in reason for name, reason in told.items())
+    made = {sample.source["video"].rsplit("-", 1)[0] for sample in ParquetSamples(output)}
+    assert made == {"video-1", "video-3"}
+
+
+def test_a_build_of_broken_inputs_alone_is_an_error(inputs, tmp_path, capsys):
+    broken = [str(path) for path in inputs[1]["misnamed"] if path.stat().st_size == 0]
+    assert len(broken) == 8
+    assert data_builders([*BUILD, "--workers", "0", "--videos", *broken, "--output", str(tmp_path / "data")]) == 2
+    told = capsys.readouterr()
+    assert "no clip gave a record; the first of 8 failures" in told.err and "Traceback" not in told.err
+    assert len((tmp_path / "data" / "failures.jsonl").read_text().splitlines()) == 8

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState, GradientState
 from conftest import debug_components
 from diffusers import FlowMatchEulerDiscreteScheduler
+from processes import forget_accelerate
 from safetensors.torch import load_file
 
 from unireal.diffusion.guidance import FULL, Guidance
@@ -16,21 +16,12 @@ from unireal.diffusion.sampling import Conditions, denoise, sampling_times, velo
 from unireal.experiments import Distillation, get_experiment
 from unireal.pipeline import UniRealPipeline
 from unireal.sample import Role
-from unireal.training import start
 from unireal.training.cli import main
 from unireal.training.distillation import Distilled, Grid
 from unireal.training.objective import Step
 
+pytestmark = pytest.mark.usefixtures("small_training")
 SHIFT = 3.0
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerate(monkeypatch):
-    """accelerate keeps its state in the process; and a small vocabulary is enough here."""
-    monkeypatch.setattr(start, "_VOCABULARY_SAMPLES", 100)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
 
 
 def make_step(components, batch: int = 4, results: int = 1, seed: int = 0) -> Step:
@@ -150,8 +141,7 @@ def test_a_run_makes_an_ordinary_model_of_four_steps_and_resumes_exactly(teacher
         status = main(
             [*RUN, "--model", teacher_folder, "--output", str(tmp_path / output), "--steps", str(steps), *more]
         )
-        AcceleratorState._reset_state(reset_partial_state=True)
-        GradientState._reset_state()
+        forget_accelerate()
         assert status == 0, capfd.readouterr().err
         return tmp_path / output / "model"
 

@@ -21,7 +21,8 @@ from data_builders.annotators.protocols import Annotators, Refused
 from data_builders.build import build
 from data_builders.builders.base import Footage, singles
 from data_builders.builders.damaged import INPAINT
-from data_builders.builders.sources import CURATIONS, curated, whole_clips
+from data_builders.builders.sources import CURATIONS, _examine_all, curated, whole_clips
+from data_builders.clips.curate import Curator
 from data_builders.engine import Placing
 from data_builders.shards import Job, plan
 from data_builders.world.export import write_video
@@ -45,12 +46,13 @@ def videos(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def uninterrupted(videos, tmp_path_factory) -> Path:
     output = tmp_path_factory.mktemp("uninterrupted") / "data"
-    assert main(arguments(videos, output)) == 0
+    assert main(arguments(videos, output, workers=1)) == 0
     return output
 
 
-def arguments(videos: Path, output: Path, *more: str, builder: str = "inpaint") -> list[str]:
-    return [builder, "--videos", str(videos), "--output", str(output), "--clips-per-shard", "1", *more]
+def arguments(videos: Path, output: Path, *more: str, builder: str = "inpaint", workers: int = 0) -> list[str]:
+    shared = ["--output", str(output), "--clips-per-shard", "1", "--workers", str(workers)]
+    return [builder, "--videos", str(videos), *shared, *more]
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -92,14 +94,37 @@ def test_only_broken_videos_are_an_error(videos, tmp_path, capsys) -> None:
     assert (tmp_path / "data" / "failures.jsonl").read_text().count("\n") == 1
 
 
+def children_of(process: int) -> list[int]:
+    """Living processes that it began."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, parent = status.read_text().rpartition(")")[2].split()[:2]
+        except OSError:
+            continue  # it has just ended
+        if int(parent) == process and state != "Z":
+            found.append(int(status.parent.name))
+    return found
+
+
+def wait_for_the_end_of(processes: list[int]) -> None:
+    until = time.monotonic() + 20
+    while any(Path(f"/proc/{process}").exists() for process in processes):
+        assert time.monotonic() < until, "a worker goes on after its build was killed"
+        time.sleep(0.02)
+
+
 def test_a_killed_build_goes_on_where_it_stopped(videos, uninterrupted, tmp_path) -> None:
     output = tmp_path / "data"
-    command = [sys.executable, "-m", "data_builders", *arguments(videos, output)]
+    command = [sys.executable, "-m", "data_builders", *arguments(videos, output, workers=1)]
     running = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while not list(output.glob("*.parquet")) and running.poll() is None:
         time.sleep(0.002)
+    workers = children_of(running.pid)
     running.send_signal(signal.SIGKILL)
     running.wait()
+    assert workers
+    wait_for_the_end_of(workers)
     before = {path: path.stat().st_mtime_ns for path in output.glob("*.parquet")}
     assert 0 < len(before) < 6, "the build was not killed in its midst"
     (output / ".half.parquet.unfinished").write_bytes(b"half")
@@ -121,7 +146,7 @@ def test_a_lost_shard_alone_is_made_anew(videos, uninterrupted, tmp_path, capsys
 def test_more_videos_are_added_to_what_is_there(videos, uninterrupted, tmp_path) -> None:
     output = tmp_path / "data"
     some = sorted(map(str, videos.glob("*.mkv")))[:4]
-    shared = ["--output", str(output), "--clips-per-shard", "1"]
+    shared = ["--output", str(output), "--clips-per-shard", "1", "--workers", "0"]
     assert main(["inpaint", "--videos", *some, *shared]) == 0
     assert main(["inpaint", "--videos", str(videos), *shared]) == 0
     assert rows(output) == rows(uninterrupted)
@@ -168,9 +193,9 @@ def _refuse(view: Footage, annotators: Annotators, options) -> None:
 def test_what_is_dropped_is_counted(videos, tmp_path) -> None:
     refusing = replace(INPAINT, make=_refuse)
     shards = shards_of(videos)
-    outcome = build(job(tmp_path, builder=refusing), shards)
+    outcome = build(job(tmp_path, builder=refusing), shards, Placing(0))
     assert outcome.rows == 0 and outcome.dropped == {"nothing to see": 12} and not outcome.failures
-    again = build(job(tmp_path, builder=refusing), shards)
+    again = build(job(tmp_path, builder=refusing), shards, Placing(0))
     assert again.reused == 6 and again.dropped == outcome.dropped
 
 
@@ -183,33 +208,85 @@ def _fail_without(flag: Path, view: Footage, annotators: Annotators, options):
 def test_failures_that_may_be_gone_are_tried_again(videos, uninterrupted, tmp_path) -> None:
     flaky = replace(INPAINT, make=partial(_fail_without, tmp_path / "flag"))
     shards, output = shards_of(videos), tmp_path / "data"
-    first = build(job(output, builder=flaky), shards)
+    first = build(job(output, builder=flaky), shards, Placing(0))
     (failure,) = first.failures
     assert failure.clip.startswith("video-3") and failure.reason == "RuntimeError: out of memory"
     (tmp_path / "flag").touch()
-    second = build(job(output, builder=flaky), shards)
+    second = build(job(output, builder=flaky), shards, Placing(0))
     assert second.reused == 5 and not second.failures
     assert rows(output) == rows(uninterrupted)
 
 
-def _die_at(video: str, view: Footage, annotators: Annotators, options):
-    if view.clip.video.startswith(video):
-        os._exit(9)
+@pytest.fixture
+def workers_know_tests(monkeypatch) -> None:
+    """What these tests define can be loaded in the workers' processes."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests")]))
+
+
+def _die_at(clip: str, how: signal.Signals, view: Footage, annotators: Annotators, options):
+    if view.clip.id == clip:
+        os.kill(os.getpid(), how)
     yield from INPAINT.make(view, annotators, options)
 
 
-def test_a_worker_that_dies_takes_only_its_clip_along(videos, uninterrupted, tmp_path, monkeypatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests")]))  # of the workers' processes
-    deadly = replace(INPAINT, make=partial(_die_at, "video-2"))
-    outcome = build(job(tmp_path, builder=deadly), shards_of(videos), Placing(workers=2))
+@pytest.mark.parametrize(
+    ("workers", "how", "reason", "for_good"),
+    [(1, signal.SIGSEGV, "Segmentation fault", True), (2, signal.SIGKILL, "it was killed", False)],
+)
+def test_a_clip_that_kills_its_worker_is_listed(
+    videos, tmp_path, workers_know_tests, workers, how, reason, for_good
+) -> None:
+    """With one worker as with two; the other clips of its shard are made."""
+    whole = whole_clips(sorted(videos.glob("*.mkv"))[1:4]).clips
+    clips = [replace(clip, start=start, end=start + 0.5) for clip in whole for start in (0.0, 0.5)]
+    assert build(job(tmp_path / "sound"), plan(clips), Placing(0)).rows == 12
+    deadly = replace(INPAINT, make=partial(_die_at, clips[3].id, how))
+    outcome = build(job(tmp_path / "data", builder=deadly), plan(clips), Placing(workers))
     (failure,) = outcome.failures
-    assert failure.clip.startswith("video-2") and "died" in failure.reason
-    expected = [row for row in rows(uninterrupted) if "video-2" not in json.loads(row["source"])["video"]]
-    assert rows(tmp_path) == expected
+    assert failure.clip == clips[3].id and failure.path == clips[3].path
+    assert "died twice" in failure.reason and reason in failure.reason
+    expected = [row for row in rows(tmp_path / "sound") if json.loads(row["source"])["clip"] != clips[3].id]
+    assert len(expected) == 10 and rows(tmp_path / "data") == expected
+    assert not list((tmp_path / "data").glob(".*"))
+    again = build(job(tmp_path / "data"), plan(clips), Placing(0))  # where nothing kills, as with more memory
+    assert again.reused == (3 if for_good else 2) and len(again.failures) == for_good
+
+
+def _die_loading() -> Annotators:
+    os.kill(os.getpid(), signal.SIGABRT)
+    raise AssertionError
+
+
+def test_a_worker_that_dies_of_its_models_ends_the_build_with_one_line(videos, tmp_path, workers_know_tests) -> None:
+    with pytest.raises(ValueError, match="died while it loaded its annotators: Aborted; give") as told:
+        build(job(tmp_path, load=_die_loading), shards_of(videos))
+    assert "\n" not in str(told.value)
+
+
+def _die_of(name: str, path: Path):
+    if path.stem == name:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return CURATED(path)
+
+
+CURATED = Curator(CURATIONS["shots"])
+
+
+def test_a_video_that_kills_its_examiner_is_listed(videos, tmp_path, workers_know_tests) -> None:
+    paths = sorted(videos.glob("*.mkv"))[:3]
+    examined = list(_examine_all(partial(_die_of, "video-1"), paths, tmp_path, Placing()))
+    assert [bool(one.candidates) for one in examined] == [True, False, True]
+    assert "died twice: Segmentation fault" in examined[1].report.error
+
+
+@pytest.mark.parametrize("more", [("--gpus", "1"), ("--ray-address", "auto")])
+def test_no_workers_are_this_process_alone(videos, tmp_path, capsys, more) -> None:
+    assert main(arguments(videos, tmp_path / "data", *more)) == 2
+    assert "--workers 0 is this process alone" in capsys.readouterr().err
 
 
 def test_the_bar_tells_rate_and_time_left(videos, tmp_path, capsys) -> None:
-    build(job(tmp_path), shards_of(videos), progress=True)
+    build(job(tmp_path), shards_of(videos), Placing(0), progress=True)
     told = capsys.readouterr().err
     assert "6/6" in told and "clip/s" in told and "<00:00" in told
 
@@ -224,10 +301,10 @@ def test_an_interrupted_curation_goes_on(videos, tmp_path) -> None:
     config, paths = CURATIONS["shots"], [*sorted(videos.glob("*.mkv")), videos / "broken.mp4"]
     for name in ("whole", "resumed"):
         (tmp_path / name).mkdir()
-    whole = curated(paths, config, tmp_path / "whole", Placing())
-    curated(paths[:3], config, tmp_path / "resumed", Placing())
+    whole = curated(paths, config, tmp_path / "whole", Placing(0))
+    curated(paths[:3], config, tmp_path / "resumed", Placing(0))
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "resumed").iterdir()}
-    assert curated(paths, config, tmp_path / "resumed", Placing()) == whole
+    assert curated(paths, config, tmp_path / "resumed", Placing(0)) == whole
     assert len(before) == 3 and all(path.stat().st_mtime_ns == when for path, when in before.items())
     assert len(whole.clips) == 6 and [failure.path for failure in whole.failures] == [str(videos / "broken.mp4")]
 
@@ -235,7 +312,7 @@ def test_an_interrupted_curation_goes_on(videos, tmp_path) -> None:
 def test_clips_of_a_separate_curation(videos, uninterrupted, tmp_path) -> None:
     thresholds = ["--size", "own", "--min-frames", "2", "--min-motion", "0", "--num-frames", "400"]
     assert main(["clips", "--videos", str(videos), "--output", str(tmp_path / "clips"), *thresholds]) == 0
-    shared = ["--output", str(tmp_path / "data"), "--clips-per-shard", "1"]
+    shared = ["--output", str(tmp_path / "data"), "--clips-per-shard", "1", "--workers", "0"]
     assert main(["inpaint", "--clips", str(tmp_path / "clips"), *shared]) == 0
     assert rows(tmp_path / "data") == rows(uninterrupted)
 
@@ -262,8 +339,8 @@ def test_two_ray_workers_give_the_same_rows(videos, uninterrupted, tmp_path) -> 
     output = tmp_path / "data"
     scratch = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # Ray's sockets lie there, whose paths must be short
     environment = ENVIRONMENT | {"RAY_worker_niceness": "0"}  # or they starve on a machine that is busy
-    more = ("--workers", "2", "--ray-address", "auto")
-    command = [sys.executable, "-c", RAY, scratch, *arguments(videos, output, *more)]
+    given = arguments(videos, output, "--ray-address", "auto", workers=2)
+    command = [sys.executable, "-c", RAY, scratch, *given]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     shutil.rmtree(scratch, ignore_errors=True)
     assert done.returncode == 0, done.stderr[-2000:]

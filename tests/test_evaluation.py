@@ -202,7 +202,10 @@ def test_noise_does_not_depend_on_the_batch_size():
 def test_command_line_writes_a_report(tmp_path, capsys):
     arguments = ["world", "--baseline", "copy", "--output", str(tmp_path), "--limit", "2", "--only", "segment,recolor"]
     assert main(arguments) == 0
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["world.json", "world.md", "world.png"]
+    files = ["world.json", "world.md", "world.png"]
+    files += ["index.html", "breakdown.md", "items.jsonl", "settings.json", "summary.json"]
+    files += ["baselines", "images", "inputs"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(files)
     rows = json.loads((tmp_path / "world.json").read_text())["rows"]
     unchanged = next(row for row in rows if row["metric"] == "unchanged PSNR")
     assert unchanged["mean"] == "inf" and unchanged["standard_error"] is None

@@ -19,22 +19,14 @@ from unireal.experiments import EXPERIMENTS, LoraConfig, OptimizerConfig, TrainC
 from unireal.pipeline import UniRealPipeline
 from unireal.plugins import load_plugin
 from unireal.tasks import CANVAS, TASKS, TaskSpec, register
-from unireal.training import start
 from unireal.training.cli import main
 from unireal.training.trainer import Trainer
 
+pytestmark = pytest.mark.usefixtures("small_training")
 ROOT = Path(__file__).parent.parent
 EXAMPLE = ROOT / "examples" / "new_task"
 STEEP = OptimizerConfig(lr=2e-2, warmup=0, ema=0.5)
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerate(monkeypatch):
-    monkeypatch.setattr(start, "_VOCABULARY_SAMPLES", 50)
-    forget_accelerate()
-    yield
-    forget_accelerate()
 
 
 @pytest.fixture

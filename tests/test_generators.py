@@ -6,69 +6,41 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_annotators as tiny
 import torch
 from diffusers import (
-    AutoencoderKL,
     AutoencoderKLWan,
-    DDIMScheduler,
     FlowMatchEulerDiscreteScheduler,
-    StableDiffusionInstructPix2PixPipeline,
-    UNet2DConditionModel,
     UniPCMultistepScheduler,
     WanPipeline,
     WanTransformer3DModel,
     WanVACEPipeline,
     WanVACETransformer3DModel,
 )
+from tiny_editor import save_editor
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
-    CLIPTextConfig,
-    CLIPTextModel,
     CLIPTokenizer,
     PreTrainedTokenizerFast,
     UMT5Config,
     UMT5EncoderModel,
 )
 
+from data_builders.annotators.maps import DepthAnything
 from data_builders.annotators.protocols import Annotators
-from data_builders.builders.generators import DiffusersEditor, WanGenerator, WanRefiner, load_studio
+from data_builders.builders.generators import DiffusersEditor, WanGenerator, WanRefiner, load_studio, vace_depth
+from data_builders.world.oracle import oracle_annotators
+from data_builders.world.video import WorldVideo
 
 WORDS = ["make", "the", "red", "circle", "green"]
 
 
 @pytest.fixture(scope="module")
 def editor_folder(tmp_path_factory) -> Path:
-    torch.manual_seed(0)
-    unet = UNet2DConditionModel(
-        block_out_channels=(4, 8),
-        layers_per_block=1,
-        sample_size=8,
-        in_channels=8,
-        out_channels=4,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=16,
-        attention_head_dim=4,
-        norm_num_groups=2,
-    )
-    vae = AutoencoderKL(
-        block_out_channels=(4, 8),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        norm_num_groups=2,
-    )
-    config = CLIPTextConfig(
-        hidden_size=16, intermediate_size=16, num_attention_heads=2, num_hidden_layers=1, vocab_size=60, eos_token_id=1
-    )
-    parts = {"unet": unet, "vae": vae, "text_encoder": CLIPTextModel(config), "scheduler": DDIMScheduler()}
-    checks = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-    folder = tmp_path_factory.mktemp("editor")
-    tokenizer = _clip_tokenizer(tmp_path_factory.mktemp("tokenizer"))
-    StableDiffusionInstructPix2PixPipeline(**parts, tokenizer=tokenizer, **checks).save_pretrained(folder)
-    return folder
+    return save_editor(tmp_path_factory.mktemp("editor"), _clip_tokenizer())
 
 
-def _clip_tokenizer(folder: Path) -> CLIPTokenizer:
+def _clip_tokenizer() -> CLIPTokenizer:
     letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
     vocabulary = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{letter}</w>" for letter in letters)]
     return CLIPTokenizer(
@@ -159,6 +131,49 @@ def test_the_generator_sees_depth_and_key_frame(generator_folder) -> None:
     np.testing.assert_array_equal(made, again)
     for other in (([d[::-1] for d in depth], picture(1)), (depth, np.full_like(picture(1), 255))):
         assert (np.array(generator.generate(*other, "make the circle green", 3)) != np.array(made)).any()
+
+
+def _as_vace_draws(raw: np.ndarray) -> np.ndarray:
+    """What VACE's DepthV2Annotator makes of Depth Anything's inverse distances: uint8 (H, W)."""
+    raw = raw - raw.min()
+    return (raw / raw.max() * 255).clip(0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("kind", ["relative", "metric"])
+def test_depth_is_drawn_as_vace_was_trained_on_it(tmp_path, kind) -> None:
+    estimator = DepthAnything.from_pretrained(str(tiny.depth_anything(tmp_path, kind)))
+    image = picture(4)
+    inputs = estimator.processor(images=image, return_tensors="pt")
+    with torch.inference_mode():
+        outputs = estimator.model(**inputs)
+    found = estimator.processor.post_process_depth_estimation(outputs, target_sizes=[image.shape[:2]])
+    raw = found[0]["predicted_depth"].numpy()
+    (drawn,) = vace_depth([estimator.depth(image)])
+    assert drawn.shape == (30, 44, 3) and drawn.dtype == np.uint8 and drawn.min() == 0 and drawn.max() == 255
+    expected = _as_vace_draws(raw if kind == "relative" else -raw)  # metres grow with distance
+    assert np.abs(drawn.astype(int) - expected[..., None]).max() <= 1
+    nearest = raw.argmax() if kind == "relative" else raw.argmin()
+    assert (drawn.reshape(-1, 3)[nearest] == 255).all()
+
+
+def test_the_nearest_thing_of_the_world_is_white() -> None:
+    video = WorldVideo(5, (48, 64))
+    drawn = vace_depth(list(oracle_annotators(video).depth.depths(video.frames)))
+    for true, shown in zip(video.depth, drawn, strict=True):
+        order = np.argsort(true, axis=None)
+        assert (np.diff(shown[..., 0].flat[order].astype(int)) <= 0).all()
+    assert max(d.max() for d in drawn) == 255 and min(d.min() for d in drawn) == 0
+
+
+def test_depth_keeps_its_grey_when_something_comes_nearer() -> None:
+    wall = np.full((8, 8), 40000, np.uint16)
+    wall[0] = 60000
+    hand = wall.copy()
+    hand[4:, 4:] = 10000
+    before, after = vace_depth([wall, hand])
+    np.testing.assert_array_equal(before[:4], after[:4])
+    assert before[0, 0, 0] == 0 and before[4, 4, 0] == 102 and after[4, 4, 0] == 255
+    assert not np.any(vace_depth([np.full((4, 4), 7, np.uint16)]))  # a flat clip is no error
 
 
 def test_refinement_adds_little_noise_and_takes_four_steps(refiner_folder, monkeypatch) -> None:

@@ -118,8 +118,12 @@ def mask(tmp_path):
         ("control --control flow=in.png --prompt x --output o.png", "is not KIND=PATH with a KIND of depth"),
         ("control --control in.png --prompt x --output o.png", "is not KIND=PATH"),
         ("edit --canvas in.png --prompt x --output o.png --context sunny", "unknown context keyword 'sunny'"),
-        ("edit --canvas in.png --prompt IMG9 --output o.png", "names IMG9, but there are 1 input images"),
-        ("edit --canvas in.png --prompt RES2 --output o.png", "names RES2"),
+        (
+            "edit --canvas in.png --prompt IMG9 --output o.png",
+            "names IMG9, but there is 1 input image; give more input images, or name IMG1",
+        ),
+        ("edit --canvas in.png --prompt RES2 --output o.png", "names RES2, but there is 1 result; give more results"),
+        ("t2i --prompt IMG1 --output o.png", "names IMG1, but there are no input images; add them or drop the word"),
         ("edit --canvas in.png --prompt x --output o.png --device warp", "'warp' cannot be used"),
         ("edit --canvas in.png --prompt x --output o.png --dtype int3", "--dtype"),
     ],
@@ -322,3 +326,14 @@ def test_controls_assets_masks_and_perception(infer, picture, mask, tmp_path):
         assert infer(*f"{task} --canvas in.png --output o.png".split()).status == 0
         pixels = np.asarray(Image.open(tmp_path / "o.png"))
         assert (pixels == pixels[..., :1]).all() and (task == "depth" or set(np.unique(pixels)) <= {0, 255})
+
+
+def test_a_long_prompt_is_told(infer, picture):
+    picture("in.png")
+    call = ("edit", "--canvas", "in.png", "--prompt", "circle " * 80 + "the end", "--output", "o.png")
+    done = infer(*call)
+    assert done.status == 0 and done.out == "o.png\n" and done.err.count("\n") == 1
+    assert done.err.startswith("infer.py: warning: the prompt has ") and "the model reads 64; cut off:" in done.err
+    report = json.loads(infer(*call, "--json").out)
+    assert done.err == "".join(f"infer.py: warning: {text}\n" for text in report["warnings"])
+    assert json.loads(infer(*call[:4], "red", *call[5:], "--json").out)["warnings"] == []

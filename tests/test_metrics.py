@@ -3,20 +3,27 @@ with transformers' processors, torchvision, scipy and plain loops in place of th
 
 from __future__ import annotations
 
+import json
 import math
+import shutil
 from itertools import pairwise
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 import torch
+from benchmark_folders import FOLDERS
 from evaluation_data import clip_folder, dino_folder, dinov2_folder, picture
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from scipy.spatial.distance import cosine as cosine_distance
 from torchvision import transforms
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from unireal.evaluation import pictures
-from unireal.evaluation.backbones import Clip, Dino, shorter_side
+from unireal.evaluation.__main__ import main
+from unireal.evaluation.backbones import Clip, Dino, load_vision, shorter_side
+from unireal.evaluation.benchmarks import PUBLIC
 from unireal.evaluation.benchmarks.pie import pie_mask
 from unireal.evaluation.measures import (
     fidelity,
@@ -382,9 +389,52 @@ def test_video_scores_are_those_of_the_tgve_script(clip):
     pick = one(similarity.pick_score(clip, "target", 480), case(video=video))
     scale = math.exp(clip.model.logit_scale.item())
     assert pick == pytest.approx(scale * np.mean([cosine(f, text) for f in features]), abs=1e-2)
+    alone = one(similarity.pick_score(clip, "target", None), case(video[0]))
+    assert alone == pytest.approx(scale * cosine(clip_image_by_transformers(clip, video[0]), text), abs=1e-3)
+
+
+def test_pick_score_on_any_benchmark_with_captions(clip, tmp_path, capsys):
+    for name in ("brushbench", "refcoco", "tgve"):
+        FOLDERS[name](tmp_path / name)
+
+    def run(name, *options):
+        folders = ["--data", str(tmp_path / name), "--output", str(tmp_path / f"{name}-run")]
+        return main([name, *folders, "--baseline", "copy", "--also", "pickscore", "--backbone", *options])
+
+    assert run("brushbench", f"pick={clip.name}", "--only", "unmasked") == 0
+    row = next(r for r in RunFolder(tmp_path / "brushbench-run").summary() if r.metric == "PickScore")
+    shown = np.asarray(Image.open(tmp_path / "brushbench-run" / "images" / "000000000_0.png"))
+    found = clip_image_by_transformers(clip, shown), clip_text_by_transformers(clip, "a dog on a lawn")
+    assert row.value == pytest.approx(math.exp(clip.model.logit_scale.item()) * cosine(*found), abs=1e-3)
+    assert row.backbone == clip.name
+    capsys.readouterr()
+    for name, expected in (("refcoco", "has no captions"), ("tgve", "has PickScore among its own")):
+        assert run(name, f"pick={clip.name}", "--limit", "1", *(["--only", "PickScore"] * (name == "tgve"))) == 2
+        assert expected in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("load", [Clip.load, load_vision])
+def test_a_network_with_missing_weights_is_refused(clip, load, tmp_path):
+    """transformers would make them up, and scores would look like any others."""
+    shutil.copytree(clip.name, tmp_path / "clip")
+    path = tmp_path / "clip" / "model.safetensors"
+    weights = load_file(path)
+    del weights["visual_projection.weight"]
+    save_file(weights, path, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"lacks 1 weights, such as visual_projection\.weight"):
+        load(str(tmp_path / "clip"))
 
 
 # Depth, segmentation, inpainting
+
+
+def test_a_black_depth_map_fails_as_disparity_alone():
+    truth = RNG.uniform(1, 4, (48, 40))
+    valid = np.ones(truth.shape, bool)
+    scores = one(perception.depth_measure(perception.Range(0.5, 9)), case(picture() * 0, depth=truth, valid=valid))
+    assert scores["AbsRel (disparity)"] is None and scores["delta1 (disparity)"] is None
+    expected = np.mean(np.abs(truth.mean() - truth) / truth)  # of nothing but a shift
+    assert scores["AbsRel (depth)"] == pytest.approx(expected, abs=1e-6)
 
 
 def test_depth_is_aligned_by_least_squares_in_both_spaces():
@@ -520,3 +570,30 @@ def test_sets_of_pictures_are_compared_with_the_truths(tmp_path):
     assert copy.system == "copy" and copy.value > 1 and copy.n == 6
     with pytest.raises(ValueError, match="no true pictures"):
         sets.set_rows("imgedit", [ItemResult("a", "edit", "x")], run, ["fid"], network)
+
+
+# What is known to be wrong with data sets
+
+
+def test_faults_of_several_turns_are_about_the_first_source(tmp_path):
+    root = FOLDERS["magicbrush"](tmp_path)
+    path = root / "global_descriptions.json"
+    captions = json.loads(path.read_text())
+    first, middle, last = captions["139306"]
+    captions["139306"] = {first: "a room", middle: "a room with a cat", last: "A room."}
+    path.write_text(json.dumps(captions))
+    single, several = ({i.id: i for i in PUBLIC[n].items(root)} for n in ("magicbrush", "magicbrush_multi"))
+    assert single["139306_2"].faults == () and several["139306_2"].faults == ("equal captions",)
+    del captions["139306"][first]
+    path.write_text(json.dumps(captions))
+    item = next(item for item in PUBLIC["magicbrush_multi"].items(root) if item.id == "139306_2")
+    assert "source" not in item.texts and item.texts["target"] == "A room." and item.faults == ()
+
+
+def test_emu_edits_own_outputs_are_not_taken_for_its_test_set(tmp_path):
+    root = FOLDERS["emu_edit"](tmp_path)
+    for path in (root / "data").glob("*.parquet"):
+        table = pyarrow.parquet.read_table(path)
+        pyarrow.parquet.write_table(table.append_column("edited_image", table.column("image")), path)
+    with pytest.raises(ValueError, match="splits bear each other's names"):
+        PUBLIC["emu_edit"].items(root)

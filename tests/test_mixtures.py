@@ -27,20 +27,12 @@ from unireal.data.sources import Source
 from unireal.experiments import EXPERIMENTS, OptimizerConfig, Stage, TrainConfig
 from unireal.sample import Frame, Role, Sample
 from unireal.tasks import TASKS
-from unireal.training import start
 from unireal.training.cli import main
 from unireal.training.run_file import load_run
 from unireal.training.trainer import Trainer
 
+pytestmark = pytest.mark.usefixtures("small_training")
 WORLD = Source("data_builders.world.stream:WorldStream")
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerate(monkeypatch):
-    monkeypatch.setattr(start, "_VOCABULARY_SAMPLES", 50)
-    forget_accelerate()
-    yield
-    forget_accelerate()
 
 
 @pytest.fixture(scope="module")

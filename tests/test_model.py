@@ -169,7 +169,7 @@ def test_rotation_turns_pairs_of_channels_compiled_or_not(dtype, tolerance):
 
 def test_short_attention_equals_sdpa():
     keys = torch.rand(2, 20) < 0.7
-    for dtype, tolerance in ((torch.float32, 1e-5), (torch.bfloat16, 2e-2)):  # in bf16 it is not computed by SDPA
+    for dtype, tolerance in ((torch.float32, 1e-5), (torch.bfloat16, 2e-2)):
         query, key, value = torch.randn(3, 2, 4, 20, 16, dtype=dtype)
         for mask in (None, keys):
             expected = torch.nn.functional.scaled_dot_product_attention(

@@ -275,3 +275,27 @@ def test_caches_of_diffusers_start_anew_in_every_call(tiny_pipeline_folder):
     assert other.shape == (40, 8, 3)
     pipeline.transformer.disable_cache()
     assert (_edit(pipeline, guidance_scale=2.0).images[0] == plain).all()
+
+
+def test_the_end_of_a_long_prompt_is_told(tiny_pipeline, caplog):
+    """The debug model reads 64 tokens, the last of which is the end of the text."""
+    end = "IMG1 is „vielleicht“"
+    _edit(tiny_pipeline, ["red", "circle " * 70 + end, "circle " * 70 + end], num_results=2)
+    assert len(caplog.messages) == 1 and "\n" not in caplog.text.strip()
+    assert "tokens, the model reads 64; cut off: '" in caplog.messages[0] and caplog.messages[0].endswith(f"{end}'")
+    caplog.clear()
+    _edit(tiny_pipeline, "circle " * 50)
+    assert not caplog.messages
+
+
+def test_exactly_what_is_cut_off_is_told():
+    text = debug_components(text_length=6).text
+    assert text.cut_off("the red circle") == (4, "") and text.cut_off("the red circle in the") == (6, "")
+    assert text.cut_off("the red circle in the hole, IMG1") == (9, "hole, IMG1")
+    kept = text.tokenize(["the red circle in the hole, IMG1"])["input_ids"]
+    assert (kept == text.tokenize(["the red circle in the"])["input_ids"]).all()
+
+
+def test_a_video_tells_once(tiny_pipeline, caplog):
+    list(tiny_pipeline.stream("circle " * 80, "t2v", num_frames=8, size=(16, 16)))
+    assert len(caplog.messages) == 1

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -296,12 +299,12 @@ def test_ditto_pairs_of_videos(tmp_path):
     (tmp_path / "training_metadata/style.json").write_text("{")
     samples, bad = read("ditto-1m", tmp_path)
     (sample,) = samples
-    assert (sample.task, len(sample.inputs), len(sample.results)) == ("video_edit", 9, 8)
-    assert np.array_equal(np.stack([f.image for f in sample.inputs[:8]]), videos[0].frames[:8])
-    assert np.array_equal(np.stack([f.image for f in sample.results]), videos[1].frames[:8])
-    assert sample.inputs[8].role == Role.ASSET and np.array_equal(sample.inputs[8].image, videos[1].frames[0])
+    assert (sample.task, len(sample.inputs), len(sample.results)) == ("video_edit", 8, 7)
+    assert np.array_equal(np.stack([f.image for f in sample.inputs[:7]]), videos[0].frames[:7])
+    assert np.array_equal(np.stack([f.image for f in sample.results]), videos[1].frames[:7])
+    assert sample.inputs[7].role == Role.ASSET and np.array_equal(sample.inputs[7].image, videos[1].frames[0])
     assert [w.rpartition("/")[2] for w in bad] == [*(f"local.json:{n}" for n in (1, 2, 3, 4)), "style.json"]
-    words = ("fewer than 8 frames", "cannot be opened", "missing", "object", "JSON")
+    words = ("fewer than 7 frames", "cannot be opened", "missing", "object", "JSON")
     for word, reason in zip(words, bad.values(), strict=True):
         assert word in reason
 
@@ -335,6 +338,198 @@ def test_pictures_are_upright_and_without_transparency(tmp_path):
     assert load_region(tmp_path / "mask.png", "m").sum() == 4
     with pytest.raises(ValueError, match="within the set"):
         inside(tmp_path, "/etc/passwd")
+
+
+# --- what may be wrong in many ways
+
+
+def other_values(tree, path=()):
+    """(where, value in its place) for every place in the first entry of a list, so that the second stays as it is."""
+    for value in (None, True, -7, 2.5, "x", "", [], [None], {}, {"sent": 3}):
+        yield path, value
+    if isinstance(tree, dict | list):
+        for key in tree if isinstance(tree, dict) else range(len(tree)):
+            yield from other_values(tree[key], (*path, key))
+
+
+def with_value(tree, path, value):
+    if not path:
+        return value
+    copy = tree.copy()
+    copy[path[0]] = with_value(tree[path[0]], path[1:], value)
+    return copy
+
+
+def refcoco_files(folder: Path, image: np.ndarray) -> list:
+    """All files but the one with the entries, which are returned; so do the next."""
+    save(folder / "train2014/1.jpg", image)
+    save(folder / "train2014/2.jpg", image)
+    size = {"height": SIZE[0], "width": SIZE[1]}
+    shape = {"segmentation": [[2, 2, 12, 2, 12, 12]]}
+    photos = [size | {"id": number, "file_name": f"{number}.jpg"} for number in (1, 2)]
+    instances = {"images": photos, "annotations": [shape | {"id": number} for number in (1, 2)]}
+    (folder / "instances.json").write_text(json.dumps(instances))
+    words = ("the first", "the second")
+    return [
+        {"split": "train", "image_id": number, "ann_id": number, "sentences": [{"sent": word}]}
+        for number, word in enumerate(words, start=1)
+    ]
+
+
+def pix2pix_files(folder: Path, image: np.ndarray) -> list:
+    for name in ("a", "b"):
+        for number in (0, 1):
+            save(folder / f"{name}/1_{number}.jpg", image)
+        (folder / f"{name}/prompt.json").write_text(json.dumps({"edit": f"the {'first' if name == 'a' else 'second'}"}))
+    return [["a", [1]], ["b", [1]]]
+
+
+def x2i2_files(folder: Path, image: np.ndarray) -> list:
+    save(folder / "images/a.png", image)
+    line = {"task_type": "edit", "input_images": ["a.png"], "output_image": "a.png"}
+    return [line | {"instruction": f"The {word}."} for word in ("first", "second")]
+
+
+def ditto_files(folder: Path, image: np.ndarray) -> list:
+    write_video(WorldVideo(1, (16, 16), 8), folder / "videos", "a")
+    row = {"source_path": "a.mkv", "edited_path": "a.mkv"}
+    return [row | {"instruction": f"The {word}."} for word in ("first", "second")]
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "path"),
+    [
+        ("refcoco", refcoco_files, "refs(unc).json"),
+        ("instructpix2pix", pix2pix_files, "seeds.json"),
+        ("x2i2", x2i2_files, "a.jsonl"),
+        ("ditto-1m", ditto_files, "training_metadata/a.json"),
+    ],
+)
+def test_an_annotation_with_anything_in_it_costs_its_item_alone(tmp_path, edit, name, make, path):
+    first, second = make(tmp_path, edit[0])
+    (tmp_path / path).parent.mkdir(exist_ok=True)
+
+    def outcome(entry) -> tuple[list[str], dict[str, str]]:
+        lines = [json.dumps(entry), json.dumps(second)]
+        (tmp_path / path).write_text("\n".join(lines) if path.endswith("l") else f"[{', '.join(lines)}]")
+        samples, bad = read(name, tmp_path)
+        return [sample.instruction.lower() for sample in samples], bad
+
+    assert len(outcome(first)[0]) == 2 and not outcome(first)[1]
+    wrong = 0
+    for place, value in other_values(first):
+        made, bad = outcome(with_value(first, place, value))
+        assert sum("the second" in words for words in made) == 1, (place, value)
+        assert all(reason.strip() for reason in bad.values())
+        wrong += bool(bad)
+    assert wrong > 20
+
+
+@pytest.mark.parametrize("part", ["images", "annotations"])
+def test_an_instance_with_anything_in_it_costs_its_expressions_alone(tmp_path, edit, part):
+    (tmp_path / "refs(unc).json").write_text(json.dumps(refcoco_files(tmp_path, edit[0])))
+    instances = json.loads((tmp_path / "instances.json").read_text())
+    for place, value in other_values(instances[part][0]):
+        if not place or place == ("id",):
+            continue  # then the whole file is not in COCO's format, or the entry is of another picture
+        first = with_value(instances[part][0], place, value)
+        (tmp_path / "instances.json").write_text(json.dumps(instances | {part: [first, instances[part][1]]}))
+        samples, bad = read("refcoco", tmp_path)
+        assert samples[-1].instruction == "Segment the second." and len(samples) + len(bad) == 2, (place, value)
+
+
+@pytest.mark.parametrize("column", ["bbox", "segmentation", "answer", "image"])
+def test_a_column_without_values_costs_its_row_alone(tmp_path, edit, column):
+    sound = {
+        **{"image": encoded(edit[0]), "answer": ["the circle"], "segmentation": [5.0, 6.0, 25.0, 6.0, 25.0, 30.0]},
+        "bbox": [5.0, 6.0, 20.0, 24.0],
+    }
+    empty = {"bytes": None, "path": None} if column == "image" else [None] * 6
+    write_parquet(tmp_path / "a.parquet", [sound, sound | {column: empty}, sound | {column: None}, sound])
+    samples, bad = read("refcoco", tmp_path)
+    assert [sample.source["item"] for sample in samples] == ["a.parquet:0", "a.parquet:3"]
+    assert list(bad) == ["a.parquet:1", "a.parquet:2"]
+
+
+@pytest.mark.parametrize("content", [None, 3, "x", {}, {"a": 1}, [[]], [None], "{broken", b"\xff\xfe\x00"])
+@pytest.mark.parametrize(
+    ("name", "make", "path"),
+    [
+        ("refcoco", refcoco_files, "refs(unc).json"),
+        ("refcoco", refcoco_files, "instances.json"),
+        ("instructpix2pix", pix2pix_files, "seeds.json"),
+        ("instructpix2pix", pix2pix_files, "a/prompt.json"),
+        ("x2i2", x2i2_files, "a.jsonl"),
+        ("ditto-1m", ditto_files, "training_metadata/a.json"),
+    ],
+)
+def test_a_file_of_annotations_may_hold_anything(tmp_path, edit, capsys, name, make, path, content):
+    """Then no record comes of it, and one line tells so."""
+    entries = make(tmp_path, edit[0])
+    if path in ("instances.json", "a/prompt.json"):
+        (tmp_path / ("refs(unc).json" if name == "refcoco" else "seeds.json")).write_text(json.dumps(entries[:1]))
+    (tmp_path / path).parent.mkdir(exist_ok=True)
+    data = content if isinstance(content, bytes) else content.encode() if content == "{broken" else None
+    (tmp_path / path).write_bytes(json.dumps(content).encode() if data is None else data)
+    command = ["import", "--format", name, "--source", str(tmp_path), "--output", str(tmp_path.parent / "records")]
+    assert main(command) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: ") and told.count("\n") == 1
+
+
+def damaged_pictures(image: np.ndarray) -> dict[str, bytes]:
+    """Name to the bytes of a picture file that is broken; all that can be read have names with "fine"."""
+
+    def file(kind: str, picture: Image.Image | None = None, **options) -> bytes:
+        buffer = io.BytesIO()
+        (picture or Image.fromarray(image)).save(buffer, kind, **options)
+        return buffer.getvalue()
+
+    kinds = {"JPEG": file("JPEG"), "PNG": file("PNG"), "WEBP": file("WEBP", lossless=True), "TIFF": file("TIFF")}
+    found = {f"fine {kind}": data for kind, data in kinds.items()}
+    found |= {
+        f"{kind} cut to {share}": data[: int(len(data) * share)]
+        for kind, data in kinds.items()
+        for share in (0.0, 0.01, 0.1, 0.3, 0.6)
+    }
+    found |= {f"{kind} without its head": data[len(data) // 3 :] for kind, data in kinds.items()}
+    found |= {"words": b"<html>404</html>", "zeros": bytes(1000), "a video's head": b"\0\0\0\x20ftypisom" + bytes(99)}
+    size = struct.pack(">II", 60000, 60000)  # a small file that says it is a picture of 3.6 thousand million pixels
+    header = b"IHDR" + size + b"\x08\x02\0\0\0"
+    found["bomb"] = kinds["PNG"][:12] + header + struct.pack(">I", zlib.crc32(header)) + kinds["PNG"][33:]
+    grey = Image.fromarray(image).convert("L")
+    found |= {"fine grey": file("PNG", grey), "fine palette": file("GIF")}
+    found["fine CMYK"] = file("JPEG", grey.convert("CMYK"))
+    found["fine 16 bits"] = file("PNG", Image.fromarray(image[..., 0].astype(np.uint16) * 257))
+    return found
+
+
+@pytest.mark.filterwarnings("ignore:Truncated File Read")
+def test_broken_pictures_are_listed_and_the_others_made(tmp_path, edit, capsys):
+    image = edit[0]
+    source, output = tmp_path / "source", tmp_path / "records"
+    pictures = damaged_pictures(image)
+    for number, data in enumerate(pictures.values()):
+        save(source / f"{number}/1_0.jpg", image)
+        (source / f"{number}/1_1.jpg").write_bytes(data)
+        (source / f"{number}/prompt.json").write_text(json.dumps({"edit": "do it"}))
+    links = {"loop": "1_1.jpg", "nowhere": "gone.jpg", "folder": ".", "pipe": None}
+    for name, target in links.items():
+        save(source / f"{name}/1_0.jpg", image)
+        (source / f"{name}/prompt.json").write_text(json.dumps({"edit": "do it"}))
+        path = source / f"{name}/1_1.jpg"
+        os.mkfifo(path) if target is None else os.symlink(target, path)
+    names = [*map(str, range(len(pictures))), *links]
+    (source / "seeds.json").write_text(json.dumps([[name, [1]] for name in names]))
+    assert main(["import", "--format", "instructpix2pix", "--source", str(source), "--output", str(output)]) == 0
+    made = {sample.source["item"] for sample in ParquetSamples(output)}
+    failures = {told["item"]: told["reason"] for told in map(json.loads, (output / "failures.jsonl").open())}
+    assert made | set(failures) == {f"{name}/1" for name in names} and not made & set(failures)
+    fine = {f"{number}/1" for number, name in enumerate(pictures) if name.startswith("fine")}
+    assert fine <= made and len(failures) > 20
+    assert all(reason.strip() and "\n" not in reason for reason in failures.values())
+    bomb = failures[f"{list(pictures).index('bomb')}/1"]
+    assert "cannot be read as a picture" in bomb and "missing" in failures["loop/1"] and "missing" in failures["pipe/1"]
 
 
 # --- the command

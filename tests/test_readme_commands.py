@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from accelerate.state import AcceleratorState, GradientState
+from processes import forget_accelerate
 
 ROOT = Path(__file__).parent.parent
 BLOCKS = re.findall(r"^```(bash|python)\n(.*?)^```", (ROOT / "README.md").read_text(), flags=re.DOTALL | re.MULTILINE)
@@ -55,8 +55,7 @@ def test_every_command_runs_as_it_stands(tmp_path, monkeypatch):
         for words in _commands(block) if kind == "bash" else ():
             _run(words, monkeypatch)
             count += 1
-    AcceleratorState._reset_state(True)
-    GradientState._reset_state()
+    forget_accelerate()
     assert count >= 12
     pictures = ("green.png", "runs/jobs/follows.png", "both_2.png", "region.png")
     for made in (*pictures, "edited.mp4", "data/control/preview.html"):

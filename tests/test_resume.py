@@ -20,24 +20,16 @@ from processes import forget_accelerate
 from safetensors.torch import load_file
 
 from unireal.experiments import EXPERIMENTS, OptimizerConfig, TrainConfig
-from unireal.training import start
 from unireal.training.checkpoint import complete_checkpoints
 from unireal.training.cli import main
 from unireal.training.trainer import Trainer
 
+pytestmark = pytest.mark.usefixtures("small_training")
 KILLS = int(os.environ.get("KILLS", "3"))
 CONFIG = replace(
     EXPERIMENTS["debug"], steps=8 + 4 * KILLS, checkpoint_every=2, optimizer=OptimizerConfig(lr=1e-2, muon_lr=0.01)
 )
 WEIGHTS = "model/transformer/diffusion_pytorch_model.safetensors"
-
-
-@pytest.fixture(autouse=True)
-def small_vocabulary(monkeypatch):
-    monkeypatch.setattr(start, "_VOCABULARY_SAMPLES", 50)
-    forget_accelerate()
-    yield
-    forget_accelerate()
 
 
 def train(config: TrainConfig, output: Path, log: Path) -> None:

@@ -17,6 +17,8 @@ MAX_MODULE, MAX_FUNCTION = 300, 60  # lines
 # What a module or package of unireal may import from the rest of it; the order is from the bottom to the top.
 BELOW = {
     "names": (),
+    "files": (),
+    "notices": (),
     "plugins": (),
     "sample": (),
     "taxonomy": ("names", "sample"),
@@ -24,13 +26,13 @@ BELOW = {
     "tasks": ("names", "sample", "taxonomy"),
     "prompts": ("names", "sample", "tasks"),
     "transforms": ("sample", "tasks", "prompts"),
-    "data": ("plugins", "sample", "tasks", "prompts", "transforms"),
+    "data": ("files", "plugins", "sample", "tasks", "prompts", "transforms"),
     "request": ("sample", "tasks", "prompts", "transforms"),
     "video": ("sample", "tasks", "transforms", "request"),
     "speech": (),
     "conditions": ("names", "speech", "tasks", "transforms", "request"),
     "model": ("sample", "config", "prompts"),  # prompts: the referring words
-    "metadata": ("data", "request", "model"),
+    "metadata": ("files", "data", "request", "model", "video"),
     "diffusion": ("sample", "config", "model"),
     "acceleration": ("names", "sample", "config", "model", "diffusion"),
     "finishing": ("sample", "tasks", "transforms", "request"),
@@ -48,7 +50,7 @@ BELOW = {
     "experiments": ("names", "config", "data", "diffusion"),
     "cli": (
         *("sample", "config", "tasks", "prompts", "transforms", "request", "conditions", "video", "metadata"),
-        *("jobs", "options", "diffusion", "acceleration", "pipeline", "public"),
+        *("files", "notices", "jobs", "options", "diffusion", "acceleration", "pipeline", "public"),
     ),
 }
 TOP = ("training", "evaluation", "demo")  # they may import all of the above, but not each other

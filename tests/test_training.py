@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState, GradientState
+from processes import forget_accelerate
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -27,24 +27,12 @@ from unireal.training.objective import Objective
 from unireal.training.optimizers import learning_rate_factor
 from unireal.training.trainer import Trainer
 
+pytestmark = pytest.mark.usefixtures("small_training")
 DEBUG = replace(EXPERIMENTS["debug"], steps=4, checkpoint_every=2)
 
 
-@pytest.fixture(autouse=True)
-def fresh_accelerate(monkeypatch):
-    """accelerate keeps its state in the process; and a small vocabulary is enough here."""
-    monkeypatch.setattr(start, "_VOCABULARY_SAMPLES", 100)
-    yield
-    _forget()
-
-
-def _forget() -> None:
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
-
-
 def _trainer(config: TrainConfig, output: Path) -> Trainer:
-    _forget()
+    forget_accelerate()
     output.mkdir(exist_ok=True)
     return Trainer(config, output)
 
@@ -79,10 +67,11 @@ class Numbered(EightPictures):
 def run(tmp_path_factory):
     """The folder of a finished debug run."""
     output = tmp_path_factory.mktemp("runs") / "debug"
+    forget_accelerate()  # what earlier files left
     assert (
         main(["debug", "--output", str(output), "--steps", "3", "--data.batch-size", "4", "--sample-every", "3"]) == 0
     )
-    _forget()
+    forget_accelerate()
     return output
 
 
@@ -243,7 +232,7 @@ def rejected(capfd, tmp_path):
     """Asserts that a call is bad input and returns its one line."""
 
     def call(*arguments: str) -> str:
-        _forget()
+        forget_accelerate()
         before = sorted(tmp_path.rglob("*"))
         capfd.readouterr()
         assert main([*arguments]) == 2

@@ -284,6 +284,31 @@ def test_a_video_goes_on_from_its_last_frame():
     np.testing.assert_array_equal(made[0], first)
 
 
+@pytest.mark.parametrize(
+    ("options", "lengths"),
+    [
+        ({}, [4]),
+        ({"num_frames": 2}, [4]),
+        ({"num_frames": 6}, [6]),
+        ({"num_frames": 16}, [8, 8]),
+        ({"num_frames": 18}, [6, 6, 6]),
+        ({"num_frames": 16, "num_results": 4}, [4] * 4),
+        ({"canvas": [np.zeros((8, 8, 3), np.uint8)]}, [4]),
+        ({"canvas": [np.zeros((8, 8, 3), np.uint8)], "num_frames": 17}, [8, 8]),
+    ],
+)
+def test_new_videos_are_made_in_few_windows_of_one_length(options, lengths):
+    """Each window loses a little of what it goes on from."""
+    made = []
+
+    def blank(sample):
+        made.append(len(sample.results))
+        return [frame.image for frame in sample.results]
+
+    frames = list(video_frames(Request("t2v", "A red circle.", **options), None, (8, 8), blank))
+    assert made == lengths and len(frames) == options.get("num_frames", 4 + len(options.get("canvas", ())))
+
+
 def _peak(run) -> int:
     """Bytes that Python and numpy held at most, above what they held before."""
     tracemalloc.start()

@@ -8,16 +8,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from data_builders.__main__ import main
+from data_builders.world.draw import dilate
 from data_builders.world.export import write_video
-from data_builders.world.recipes import RECIPES, get_recipe, scene_of, world_sample
+from data_builders.world.looks import STYLES
+from data_builders.world.recipes import RECIPES, TRAINED, get_recipe, scene_of, world_sample
 from data_builders.world.render import DEPTH_RANGE, decode_depth, encode_depth, render
 from data_builders.world.scene import UNSEEN_PAIRS, sample_scene
 from data_builders.world.stream import WorldStream
 from data_builders.world.video import WorldVideo
 from unireal.data.records import check_sample, to_row
 from unireal.sample import Role, Sample
+from unireal.taxonomy import CATEGORIES, EDIT_TYPES
 
 SIZES = [(64, 64), (33, 47), (40, 8), (96, 56)]
 # The mask of these tells all that changes; a restored picture changes everywhere, so nothing is left to compare.
@@ -64,6 +68,47 @@ def test_nothing_changes_outside_the_mask(name: str) -> None:
         before, after = sample.inputs[0].image, sample.results[0].image
         np.testing.assert_array_equal(before[~sample.mask], after[~sample.mask])
         assert (before != after).any()
+
+
+def test_the_world_has_an_edit_of_every_type_of_the_survey() -> None:
+    types = CATEGORIES["world"]
+    assert set(types.values()) == set(EDIT_TYPES)
+    assert set(types) <= set(TRAINED)
+
+
+@pytest.mark.parametrize("name", ["turn", "expression"])
+def test_pose_and_expression_change_nothing_but_one_thing(name: str) -> None:
+    for seed in range(20):
+        sample = world_sample(name, seed)
+        scene, target = scene_of(name, seed), sample.source["target"]
+        of_target = [thing.color == target["color"] and thing.shape == target["shape"] for thing in scene.things]
+        around = dilate(np.any([m for m, t in zip(render(scene).masks, of_target, strict=True) if t], axis=0))
+        before, after = sample.inputs[0].image, sample.results[0].image
+        different = (before != after).any(axis=2)
+        assert different.any()
+        if name == "expression":  # a face lies within its thing
+            assert not (different & ~around).any()
+            assert target["face"] != target["after"]["face"]
+        else:
+            assert {k for k, v in target["after"].items() if v != target[k]} == {"angle"}
+
+
+def test_styles_differ_and_closer_is_larger() -> None:
+    samples = [world_sample("style", seed) for seed in range(40)]
+    assert {sample.source["target"]["style"] for sample in samples} == set(STYLES)
+    for sample in samples:
+        image, style = sample.results[0].image, sample.source["target"]["style"]
+        assert style in sample.instruction
+        if style in ("gray", "sketch"):
+            assert (image == image[..., :1]).all()
+
+
+def test_closer_is_the_middle_enlarged() -> None:
+    for seed in range(20):
+        sample = world_sample("viewpoint", seed, (96, 96))
+        before, after = sample.inputs[0].image, sample.results[0].image.astype(float)
+        enlarged = np.asarray(Image.fromarray(before).resize((96, 96), Image.Resampling.BILINEAR, box=(16, 16, 80, 80)))
+        assert abs(enlarged - after).mean() < min(6.0, abs(before - after).mean() / 2)
 
 
 def test_edit_mask_shows_the_mask() -> None:

@@ -8,13 +8,16 @@ import os
 import sys
 import time
 from collections.abc import Collection
+from contextlib import ExitStack
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from unireal.conditions import with_conditions
+from unireal.files import replacing
 from unireal.jobs import run_jobs
-from unireal.metadata import with_metadata
+from unireal.metadata import Recipe, check_metadata_output, png_info, video_comment, with_metadata
+from unireal.notices import collected
 from unireal.options import listing, make_parser, task_table
 from unireal.tasks import TASKS, get_task
 from unireal.video.command import open_source, save_video
@@ -22,6 +25,8 @@ from unireal.video.files import ENCODERS
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
+
+    from unireal.request import Request
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
@@ -64,6 +69,8 @@ def run(options: argparse.Namespace) -> dict:
         raise ValueError(f"no task given; choose from: {', '.join(TASKS)}")
     spec = get_task(options.task)
     output = _check_output(Path(options.output) if options.output else None, ENCODERS if spec.video else PICTURES)
+    if options.metadata:
+        check_metadata_output(output)
     source = open_source(options, spec, output)
     import torch  # the slow imports come after the cheap checks
 
@@ -94,19 +101,37 @@ def run(options: argparse.Namespace) -> dict:
         "generator": torch.Generator().manual_seed(options.seed),
         "accelerate": plugins,
     }
+    recipe = _recipe(options, asked) if options.metadata else None
     started = time.perf_counter()
-    if spec.video:
-        make = partial(pipeline.stream, prompt, options.task, output_type="np", **request, **how)
-        save_video(make, output, source, options.fps, trim=options.num_frames is not None)
-        files, seconds = [str(output)], time.perf_counter() - started
-    else:
-        out = pipeline(prompt, task=options.task, **request, **how)
-        seconds = time.perf_counter() - started
-        images = [image for frames in out.results for image in frames]
-        files = _save(images if options.result is None else images[options.result :][:1], output)
-        files += _save(out.edited, spot_mask) if spot_mask else []
+    with collected(lambda notice: print(f"infer.py: warning: {notice}", file=sys.stderr)) as warnings:
+        if spec.video:
+            make = partial(pipeline.stream, prompt, options.task, output_type="np", **request, **how)
+            comment = None if recipe is None else video_comment(recipe)
+            save_video(make, output, source, options.fps, trim=options.num_frames is not None, comment=comment)
+            files, seconds = [str(output)], time.perf_counter() - started
+        else:
+            out = pipeline(prompt, task=options.task, **request, **how)
+            seconds = time.perf_counter() - started
+            images = _chosen([image for frames in out.results for image in frames], options.result)
+            infos = [{} if recipe is None else {"pnginfo": png_info(recipe, number)} for number in images]
+            files = _save(list(images.values()), output, infos)
+            files += _save(out.edited, spot_mask) if spot_mask else []
     steps = options.steps or pipeline.config.default_steps
-    return {"files": files, "seconds": round(seconds, 3), "steps": steps, "model": str(options.model)}
+    told = {"seconds": round(seconds, 3), "steps": steps, "model": str(options.model), "warnings": warnings}
+    return {"files": files} | told
+
+
+def _chosen(images: list, number: int | None) -> dict[int, Any]:
+    """Results by their numbers: all, or the one that was asked for. Raises ValueError if there is none such."""
+    if number is not None and number >= len(images):
+        raise ValueError(f"--from-metadata asks for result {number + 1} of {len(images)}; the file is damaged")
+    return dict(enumerate(images)) if number is None else {number: images[number]}
+
+
+def _recipe(options: argparse.Namespace, asked: Request) -> Recipe:
+    """What is kept of a call, so that it can be repeated."""
+    names = ("model", "seed", "steps", "guidance", "image_guidance", "dtype", "lora", "fps")
+    return Recipe(asked, accelerate=tuple(options.accelerate), **{name: getattr(options, name) for name in names})
 
 
 @lru_cache(maxsize=1)  # the jobs of one call share it
@@ -176,18 +201,14 @@ def _quiet() -> None:
         library.disable_progress_bar()
 
 
-def _save(images: list, output: Path) -> list[str]:
-    """Writes all pictures under temporary names first, so that a failure leaves nothing behind. Raises OSError."""
+def _save(images: list, output: Path, how: list[dict] | None = None) -> list[str]:
+    """Writes all pictures under temporary names first, so that a failure leaves nothing behind. how: arguments of
+    Pillow's `save` for each. Raises OSError."""
     paths = [output.with_name(f"{output.stem}_{i + 1}{output.suffix}") for i in range(len(images))]
     paths = paths if len(images) > 1 else [output]
-    temporary = [path.with_name(f".{path.stem}.tmp{os.getpid()}{path.suffix}") for path in paths]
     output.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        for image, path in zip(images, temporary, strict=True):
-            image.save(path)
-        for source, path in zip(temporary, paths, strict=True):
-            os.replace(source, path)
-    finally:
-        for path in temporary:
-            path.unlink(missing_ok=True)
+    with ExitStack() as files:
+        temporary = [files.enter_context(replacing(path, f".{os.getpid()}{path.suffix}")) for path in paths]
+        for image, path, options in zip(images, temporary, how or [{}] * len(images), strict=True):
+            image.save(path, **options)
     return [str(path) for path in paths]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from textwrap import shorten
 
 import torch
 
@@ -11,6 +13,19 @@ from unireal.model.build import Components
 from unireal.prompts import join
 from unireal.sample import Sample
 from unireal.transforms import collate
+
+_log = logging.getLogger(__name__)
+
+
+def tell_cut_prompts(parts: Components, samples: Sequence[Sample], told: set[str]) -> None:
+    """Logs a warning for every prompt that is longer than the model reads and not among those told of before."""
+    text = parts.text
+    for prompt in dict.fromkeys(join(s.context, s.instruction) for s in samples):
+        count, lost = text.cut_off(prompt)
+        if lost and prompt not in told:
+            told.add(prompt)
+            end = shorten(lost, 300, placeholder=" ...")
+            _log.warning("the prompt has %d tokens, the model reads %d; cut off: %r", count, text.max_length, end)
 
 
 def encode_samples(

@@ -143,7 +143,7 @@ class TrainConfig:
         return max(number for number, stage in enumerate(self.course) if stage.start <= step)
 
 
-_WORLD = "data_builders.world.stream:WorldStream"
+_WORLD, _POOL = (f"data_builders.world.stream:{name}" for name in ("WorldStream", "WorldPool"))
 
 _TINY = TrainConfig(
     model="tiny",
@@ -155,6 +155,19 @@ _TINY = TrainConfig(
     compile=True,
     checkpoint_every=100,
     sample_every=500,
+)
+
+# Video4Edit's order (arXiv 2511.18131): frames of videos with captions first, then a few edits again and again.
+_FRAMES = DataConfig(
+    sources=(
+        Source(_WORLD, 3.0, options={"recipes": ("frame2frame",)}),
+        Source(_WORLD, 1.0, options={"recipes": ("image_to_video", "t2v")}),
+    ),
+    batch_size=16,
+)
+_FEW_EDITS = replace(
+    _FRAMES,
+    sources=(Source(_POOL, options={"count": 1000, "recipes": ("recolor", "remove", "add", "move", "replace")}),),
 )
 
 # Folders of a user's own records (docs/training.md). UniReal trains on 300M pictures with captions, 23M pairs from
@@ -211,6 +224,8 @@ EXPERIMENTS: dict[str, TrainConfig] = {
         ),
         steps=1600,
     ),
+    # tiny from a video prior of its own (docs/training.md)
+    "tiny-video-prior": replace(_TINY, data=_FRAMES, stages=(Stage(4000, _FEW_EDITS),)),
     # from CogVideoX (python -m unireal.model.video_prior), for many GPUs
     "unireal-2b": _UNIREAL,
     "unireal-5b": replace(_UNIREAL, model="models/unireal-5b"),

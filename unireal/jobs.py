@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-_FOR_ALL = ("jobs", "model", "lora", "device", "dtype", "json", "list_tasks", "from_metadata")
+_FOR_ALL = ("jobs", "model", "lora", "device", "dtype", "json", "list_tasks", "metadata", "from_metadata")
 
 
 def add_jobs_option(parser: argparse.ArgumentParser) -> None:

@@ -1,8 +1,9 @@
-"""What made a picture, inside its PNG file, so that `infer.py --from-metadata FILE --output PATH` makes it again.
+"""What made a picture or video, inside its file, so that `infer.py --from-metadata FILE --output PATH` makes it again.
 
-A tEXt chunk "unireal" holds JSON: the options of infer.py as one would type them, which of the results the picture is,
-a fingerprint of the model's weights, and what the input pictures are. Chunks "unireal picture 1", ... hold those, each
-as base64 of a PNG. On the same machine, with as many threads, the pixels come out the same.
+A text "unireal" holds JSON: the options of infer.py as one would type them, which of the results the picture is, a
+fingerprint of the model's weights, and what the input pictures are. Texts "unireal picture 1", ... hold those, each as
+base64 of a PNG. In a PNG the texts are tEXt chunks; in a video they are one JSON object, the container's comment. On
+the same machine, with as many threads, the pixels come out the same. A video that was edited is not stored.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ import argparse
 import base64
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,16 +23,19 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 from unireal.data.png import decode_png, encode_png
+from unireal.files import replacing
 from unireal.model.folder import SHIPPED
+from unireal.video.files import ENCODERS, VideoFile
 
 if TYPE_CHECKING:
     from unireal.request import Request
 
 KEY = "unireal"
 MAX_STORED = 48 << 20  # bytes of all input pictures of a file; Pillow opens no PNG with more than 64 MiB of text
+MAX_COMMENT = 8 << 20  # the same for a video; Matroska's readers take no text of more than 16 MiB
 # The options that a file may set: a file from a stranger must not name plug-ins or where to write.
-_OPTIONS = ("prompt", "expand", "size", "context", "num_results", "seed", "steps", "guidance", "image_guidance",
-            "accelerate", "model", "dtype")  # fmt: skip
+_OPTIONS = ("prompt", "expand", "size", "context", "num_results", "num_frames", "fps", "seed", "steps", "guidance",
+            "image_guidance", "accelerate", "model", "dtype")  # fmt: skip
 _PICTURES = ("canvas", "asset", "control", "mask")
 
 
@@ -41,6 +45,7 @@ class Recipe:
 
     model: a shipped model, a hub id or a folder. seed: of the noise. accelerate: plug-ins as infer.py takes them.
     steps, guidance, image_guidance: None for the model's own. dtype: name of the type that the model computes in.
+    lora: folder of an adapter. fps: frames a second of a new video, None for the usual.
     """
 
     request: Request
@@ -51,6 +56,8 @@ class Recipe:
     image_guidance: float | None = None
     accelerate: tuple[str, ...] = ()
     dtype: str = "float32"
+    lora: str | None = None
+    fps: Fraction | None = None
 
     def options(self) -> dict[str, str]:
         """Options of infer.py and their values, without the pictures and what is None. A folder that holds the model
@@ -60,7 +67,8 @@ class Recipe:
         expand = None if request.expand is None else ",".join(map(str, request.expand))
         given = {
             **{"prompt": request.prompt or None, "expand": expand, "size": size, "context": request.context},
-            **{"num_results": request.num_results, "seed": self.seed, "steps": self.steps, "guidance": self.guidance},
+            **{"num_results": request.num_results, "num_frames": request.num_frames, "fps": self.fps},
+            **{"seed": self.seed, "steps": self.steps, "guidance": self.guidance},
             **{"image_guidance": self.image_guidance, "accelerate": ",".join(self.accelerate) or None},
             **{"model": _model_name(self.model), "dtype": self.dtype},
         }
@@ -77,29 +85,49 @@ class Recipe:
 
 def save_png(image: Image.Image, path: Path, recipe: Recipe, number: int = 0) -> Path:
     """Writes the result with this number, counted over all results of the call, and what made it."""
+    with replacing(path) as temporary:
+        image.save(temporary, "PNG", pnginfo=png_info(recipe, number))
+    return path
+
+
+def png_info(recipe: Recipe, number: int = 0) -> PngImagePlugin.PngInfo:
+    """What made the result with this number, for Pillow's `save`."""
+    chunks = PngImagePlugin.PngInfo()
+    for name, text in _texts(recipe, number, MAX_STORED).items():
+        chunks.add_text(name, text)
+    return chunks
+
+
+def video_comment(recipe: Recipe) -> str:
+    """What made a video, for its container."""
+    return json.dumps(_texts(recipe, 0, MAX_COMMENT))
+
+
+def check_metadata_output(path: Path) -> None:
+    """Raises ValueError if such a file cannot hold what made it."""
+    if path.suffix.lower() not in (".png", *ENCODERS):
+        raise ValueError(f"--metadata is kept in PNG files and videos; {str(path)!r} is neither, name it .png")
+
+
+def _texts(recipe: Recipe, number: int, room: int) -> dict[str, str]:
+    """The texts of a file. room: bytes of the input pictures above which they are left out."""
     pictures = list(recipe.pictures())
     record = {
         **{"version": version("unireal"), "task": recipe.request.task, "options": recipe.options(), "result": number},
         "weights": weights_fingerprint(recipe.model),
+        "lora": None if recipe.lora is None else _model_name(recipe.lora),
         "pictures": [{"option": option, "kind": kind} for option, kind, _ in pictures],
     }
-    chunks = PngImagePlugin.PngInfo()
-    chunks.add_text(KEY, json.dumps(record))
     encoded = [_base64(picture) for _, _, picture in pictures]
-    if sum(map(len, encoded)) <= MAX_STORED:
-        for i, text in enumerate(encoded, start=1):
-            chunks.add_text(f"{KEY} picture {i}", text)
-    temporary = path.with_name(f".{path.stem}.tmp{os.getpid()}{path.suffix}")
-    try:
-        image.save(temporary, "PNG", pnginfo=chunks)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
+    stored = encoded if sum(map(len, encoded)) <= room else []
+    return {KEY: json.dumps(record)} | {f"{KEY} picture {i}": text for i, text in enumerate(stored, start=1)}
 
 
 def add_metadata_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--from-metadata", metavar="PNG", help="make a picture of the demo again; options override")
+    parser.add_argument("--metadata", action="store_true",
+                        help="keep in the PNG or video what made it, input pictures as well")  # fmt: skip
+    parser.add_argument("--from-metadata", metavar="FILE",
+                        help="make again what --metadata or the demo made; options override")  # fmt: skip
     parser.set_defaults(result=None)
 
 
@@ -110,12 +138,14 @@ def with_metadata(parser: argparse.ArgumentParser, arguments: list[str]) -> argp
     """
     given = parser.parse_args(arguments)
     path = given.from_metadata
-    chunks = _text_chunks(path)
+    chunks = _read_texts(path)
     record = _record(chunks, path)
     words = [f"--{name.replace('_', '-')}={value}" for name, value in record["options"].items()]
     options = parser.parse_args([*([record["task"]] if given.task is None else []), *words, *arguments])
     if options.model == record["options"].get("model") and weights_fingerprint(options.model) != record["weights"]:
         raise ValueError(f"{str(path)!r} was made by other weights of {options.model!r}; give those as --model")
+    if (lora := record.get("lora")) is not None and options.lora is None:
+        raise ValueError(f"{str(path)!r} was made with the adapter {lora!r}; give its folder as --lora")
     _add_pictures(options, record["pictures"], chunks, path)
     if str(options.num_results) == record["options"].get("num_results", "None"):
         options.result = record["result"]
@@ -147,14 +177,26 @@ def _base64(picture: np.ndarray) -> str:
     return base64.b64encode(encode_png(picture)["bytes"]).decode("ascii")
 
 
-def _text_chunks(path: str) -> dict[str, Any]:
+def _read_texts(path: str) -> dict[str, Any]:
+    """The texts of a PNG or video, and whatever else is written there."""
     if not Path(path).is_file():
-        raise ValueError(f"{str(path)!r} is not a file; give a PNG that the demo made")
+        raise ValueError(f"{str(path)!r} is not a file; give a PNG or video that the demo or --metadata made")
+    if Path(path).suffix.lower() in ENCODERS:
+        return _parsed(VideoFile(path).comment)
     try:
         with Image.open(path, formats=("PNG",)) as image:
             return {str(key): value for key, value in image.info.items()}
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{str(path)!r} is not a PNG that can be read; give one that the demo made") from error
+        told = "is neither a PNG that can be read nor a video; give a file that the demo or --metadata made"
+        raise ValueError(f"{str(path)!r} {told}") from error
+
+
+def _parsed(comment: str) -> dict[str, Any]:
+    try:
+        texts = json.loads(comment)
+    except (ValueError, RecursionError):
+        texts = {}
+    return texts if isinstance(texts, dict) else {}
 
 
 def _record(chunks: dict[str, Any], path: str) -> dict[str, Any]:
@@ -165,6 +207,7 @@ def _record(chunks: dict[str, Any], path: str) -> dict[str, Any]:
             isinstance(record["task"], str)
             and not record["task"].startswith("-")
             and type(record["result"]) is int
+            and record["result"] >= 0
             and record["options"].keys() <= set(_OPTIONS)
             and all(isinstance(value, str) for value in record["options"].values())
             and all(entry["option"] in _PICTURES for entry in record["pictures"])
@@ -173,7 +216,7 @@ def _record(chunks: dict[str, Any], path: str) -> dict[str, Any]:
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
         good = False
     if not good:
-        raise ValueError(f"{str(path)!r} does not say what made it; give a PNG as the demo made it")
+        raise ValueError(f"{str(path)!r} does not say what made it; give a file as the demo or --metadata made it")
     return record
 
 

@@ -54,7 +54,9 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("task", nargs="?", metavar="TASK")
     parser.add_argument("--list-tasks", action="store_true", help="print the tasks and stop")
-    parser.add_argument("--prompt", default="", help="what to do; may name inputs IMG1.. and results RES1..")
+    parser.add_argument(
+        "--prompt", default="", metavar="TEXT", help="what to do; may name inputs IMG1.. and results RES1.."
+    )
     parser.add_argument(
         "--canvas", "--image", nargs="+", action="extend", default=[], metavar="PATH", help="picture to edit"
     )
@@ -81,16 +83,22 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--accelerate", type=lambda text: text.split(","), default=[], metavar="NAME,NAME",
                         help="condition_cache, spotedit, teacache, taylorseer; also spotedit:tau=0.3")  # fmt: skip
     parser.add_argument("--spot-mask", metavar="PATH", help="picture to write, white where spotedit computed")
-    parser.add_argument("--steps", type=_count, help="denoising steps (default: the model's)")
-    parser.add_argument("--guidance", type=float, help="text guidance, 1 is none (default: the model's)")
-    parser.add_argument("--image-guidance", type=float, help="image guidance, 1 is none (default: the model's)")
-    parser.add_argument("--seed", type=_seed, default=0, help="another seed, another result")
+    parser.add_argument("--steps", type=_count, metavar="N", help="denoising steps (default: the model's)")
+    parser.add_argument("--guidance", type=float, metavar="G", help="text guidance, 1 is none (default: the model's)")
+    parser.add_argument(
+        "--image-guidance", type=float, metavar="G", help="image guidance, 1 is none (default: the model's)"
+    )
+    parser.add_argument("--seed", type=_seed, default=0, metavar="S", help="another seed, another result (0)")
     parser.add_argument("--size", type=_size, metavar="WxH", help="size of the results (default: the canvas's)")
-    parser.add_argument("--context", help="context prompt (default: the task's)")
-    parser.add_argument("--num-results", type=_count, metavar="N", help="how many results")
-    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps (default: cuda if there is one)")
+    parser.add_argument("--context", metavar="TEXT", help="context prompt (default: the task's)")
+    parser.add_argument(
+        "--num-results", type=_count, metavar="N", help="how many results; of a video: frames at a time"
+    )
+    parser.add_argument(
+        "--device", default="auto", metavar="D", help="cpu, cuda, cuda:1, mps (default: cuda if there is one)"
+    )
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
-    parser.add_argument("--json", action="store_true", help="print one JSON line: files, seconds, steps, model")
+    parser.add_argument("--json", action="store_true", help="print a JSON line: files, seconds, steps, model, warnings")
     return parser
 
 

@@ -7,7 +7,7 @@ image = pipe("Make the red circle green.", task="edit", canvas=Image.open("room.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from unireal.acceleration import Acceleration, Accelerations, accelerations
 from unireal.acceleration.spotedit import spot_edit
 from unireal.diffusion.guidance import Guidance
 from unireal.diffusion.sampling import checked_noise, denoise, draw_noise
-from unireal.encoding import encode_samples
+from unireal.encoding import encode_samples, tell_cut_prompts
 from unireal.finishing import UniRealPipelineOutput, check_output_type, converted, finished, pasted
 from unireal.loading import LoadablePipeline
 from unireal.model.build import Components
@@ -43,6 +43,7 @@ class _How:
     callback: Any
     plugins: Accelerations
     latents: torch.Tensor | Sequence[torch.Tensor] | None = None
+    told: set[str] = field(default_factory=set)  # prompts that a warning was given for
 
 
 class UniRealPipeline(LoadablePipeline):
@@ -238,6 +239,7 @@ class UniRealPipeline(LoadablePipeline):
         parts, device = self.as_components(), self._execution_device
         codec = parts.codec
         self.interrupt = False
+        tell_cut_prompts(parts, samples, how.told)
         without_text = any(not b.text for b in how.guidance.branches(num_steps, bool(samples[0].inputs)))
         given = encode_samples(parts, samples, device, without_text)
         shapes = [(parts.transformer.config.in_channels, *codec.latent_size(s)) for s in samples[0].layout.results]

@@ -65,12 +65,9 @@ def instruction_for(spec: TaskSpec, prompt: str, kind: str | None = None) -> str
 def check_referring(instruction: str, num_inputs: int, num_results: int) -> None:
     """Raises ValueError if the instruction names an image that is not there."""
     for word, number in _REFERRING.findall(instruction):
-        have = num_inputs if word == "IMG" else num_results
-        what = "input images" if word == "IMG" else "results"
+        have, what = (num_inputs, "input image") if word == "IMG" else (num_results, "result")
         if not 1 <= int(number) <= have:
-            raise ValueError(
-                f"the prompt names {word}{number}, but there are {have} {what}; "
-                f"give more images or results, or name {word}1..{word}{have}"
-                if have
-                else f"the prompt names {word}{number}, but there are no {what}; add them or drop the word"
-            )
+            there = f"there is 1 {what}" if have == 1 else f"there are {have or 'no'} {what}s"
+            known = f"{word}1" if have == 1 else f"{word}1..{word}{have}"
+            remedy = f"give more {what}s, or name {known}" if have else "add them or drop the word"
+            raise ValueError(f"the prompt names {word}{number}, but {there}; {remedy}")

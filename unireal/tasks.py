@@ -99,7 +99,7 @@ CANVAS = Slot("canvas", Role.CANVAS)
 ASSET = Slot("asset", Role.ASSET)
 MASK = Slot("mask", Role.CONTROL, kinds=("mask",))
 CONTROL = Slot("control", Role.CONTROL, kinds=CONTROL_KINDS)
-VIDEO = Slot("video", Role.CANVAS, minimum=4, maximum=8, clip=True)
+VIDEO = Slot("video", Role.CANVAS, minimum=4, maximum=7, clip=True)  # and a reference: what index tables hold
 
 _SPECS = (
     TaskSpec(
@@ -207,7 +207,7 @@ _SPECS = (
         slots=(VIDEO, replace(ASSET, minimum=0, scaffold=True)),
         example="Make the red circle green.",
         context="realistic style, dynamic scenario",
-        num_results=(4, 8),
+        num_results=(4, 7),
         video=True,
         edit_types=("object addition", "object removal", "object replacement", "color change", "texture change"),
     ),

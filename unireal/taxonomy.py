@@ -45,8 +45,10 @@ INPUT_CONDITIONS = (
 # Whatever takes a text takes these too: speech is transcribed to it, a class is named in it (unireal.conditions).
 TEXTUAL = ("text", "class", "audio")
 
-# Kind of a control frame -> input condition. The survey lists neither depth nor edges.
-_OF_KIND = {
+# What a control frame shows -> input condition; None where the survey lists none.
+CONDITION_OF_KIND: dict[str, str | None] = {
+    "depth": None,
+    "edge": None,
     "mask": "mask",
     "layout": "layout",
     "pose": "pose",
@@ -126,11 +128,27 @@ CATEGORIES: dict[str, dict[str, str | None]] = {
         "replace": "object replacement",
         "background": "background change",
         "resize": "object size and shape change",
+        "turn": "object action and pose change",
+        "expression": "emotional expression change",
+        "viewpoint": "viewpoint change",
+        "style": "overall style change",
         "frame2frame": "object movement",
         "insert": "object addition",
         "tryon": "texture change",
     },
 }
+
+# What a recipe of the world that makes edits of several types says of each sample -> edit type.
+WORLD_EDITS = MappingProxyType(
+    {
+        "recolor": "color change",
+        "remove": "object removal",
+        "add": "object addition",
+        "substitute": "object replacement",
+        "retexture": "texture change",
+        "repaint_room": "background change",
+    }
+)
 
 
 def check_edit_types(names: Iterable[str]) -> None:
@@ -145,9 +163,15 @@ def conditions_of(frames: Iterable[Frame]) -> tuple[str, ...]:
     for frame in frames:
         if frame.role is Role.ASSET:
             shown.add("reference image")
-        elif frame.role is Role.CONTROL and frame.kind in _OF_KIND:
-            shown.add(_OF_KIND[frame.kind])
+        elif frame.role is Role.CONTROL and (condition := CONDITION_OF_KIND.get(frame.kind)):
+            shown.add(condition)
     return tuple(condition for condition in INPUT_CONDITIONS if condition in shown)
+
+
+def controls_of(frames: Iterable[Frame]) -> tuple[str, ...]:
+    """What the control frames among the input frames of one sample show, each kind once, in the table's order."""
+    shown = {frame.kind for frame in frames if frame.role is Role.CONTROL}
+    return tuple(kind for kind in CONDITION_OF_KIND if kind in shown)
 
 
 def accepted_conditions(slots: Iterable[tuple[Role, Iterable[str]]]) -> tuple[str, ...]:
@@ -157,5 +181,5 @@ def accepted_conditions(slots: Iterable[tuple[Role, Iterable[str]]]) -> tuple[st
         if role is Role.ASSET:
             accepted.add("reference image")
         elif role is Role.CONTROL:
-            accepted.update(_OF_KIND[kind] for kind in kinds if kind in _OF_KIND)
+            accepted.update(condition for kind in kinds if (condition := CONDITION_OF_KIND.get(kind)))
     return tuple(condition for condition in INPUT_CONDITIONS if condition in accepted)

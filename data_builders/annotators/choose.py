@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from data_builders.annotators import chat, grounding, maps, segmentation
+from data_builders.annotators.placing import Devices
 from data_builders.annotators.protocols import Annotators
 from data_builders.annotators.vlm import VisionLanguageAnnotator
 
@@ -72,24 +73,30 @@ PARTS: dict[str, Part] = {
 }
 
 
-def load_annotators(specs: Mapping[str, str], device: str = "cpu", videos: Iterable[str | Path] = ()) -> Annotators:
-    """Loads what the specs say; parts of the same spec share one model. To be called in the process that annotates.
+def load_annotators(
+    specs: Mapping[str, str], devices: Devices | None = None, videos: Iterable[str | Path] = ()
+) -> Annotators:
+    """Loads what the specs say; parts of the same spec and device share one model.
 
-    videos: for "oracle", the files NAME.mkv or NAME.json that `python -m data_builders world --videos` wrote.
-    Raises ValueError for unknown parts or specs, models that cannot be loaded, and oracles without such videos.
+    To be called in the process that annotates. devices: None for the CPU.
+
+    videos: for "oracle", the files NAME.mkv or NAME.json that `python -m data_builders world --videos` wrote; of those
+    that it cannot read, it knows no frame.
+    Raises ValueError for unknown parts or specs, models that cannot be loaded, and oracles without any such video.
     """
     if unknown := [name for name in specs if name not in PARTS]:
         raise ValueError(f"unknown annotator {unknown[0]!r}; choose from: {', '.join(PARTS)}")
-    loaded: dict[tuple[Any, str], Any] = {}
+    devices = devices or Devices()
+    loaded: dict[tuple[Any, ...], Any] = {}
     found: dict[str, Any] = {}
     for name, spec in specs.items():
         if spec == "none":
             continue
         part = PARTS[name]
         spec = part.default if spec == "default" else spec
-        key: tuple[Any, ...] = ("oracle",) if spec == "oracle" else (part.load, spec)
+        key: tuple[Any, ...] = ("oracle",) if spec == "oracle" else (part.load, spec, devices.of(name))
         if key not in loaded:
-            loaded[key] = _oracle(videos) if spec == "oracle" else part.load(spec, device)
+            loaded[key] = _oracle(videos) if spec == "oracle" else part.load(spec, devices.of(name))
         found[name] = loaded[key]
     return Annotators(**found)
 
@@ -100,4 +107,12 @@ def _oracle(videos: Iterable[str | Path]) -> Any:
     told = [Path(video).with_suffix(".json") for video in videos]
     if not told:
         raise ValueError("the oracle needs videos of the world; make some: python -m data_builders world --videos K")
-    return Oracle([read_world_video(path) for path in told])
+    known, unknown = [], []
+    for path in told:
+        try:
+            known.append(read_world_video(path))
+        except ValueError as error:
+            unknown.append(str(error))
+    if not known:
+        raise ValueError(unknown[0])
+    return Oracle(known, unknown)

@@ -37,20 +37,21 @@ class DepthAnything:
         return self.depths([image])[0]
 
     def depths(self, frames: Frames) -> np.ndarray:
-        raw = np.stack([self._predict(image) for image in sequence(frames)])
-        far = raw if self.metric else -raw
-        low, high = float(far.min()), float(far.max())
-        return ((far - low) / ((high - low) or 1.0) * _WHITE + 0.5).astype(np.uint16)
+        sign = 1 if self.metric else -1
+        far = [sign * self._predict(image) for image in sequence(frames)]
+        low, high = min(float(one.min()) for one in far), max(float(one.max()) for one in far)
+        span = (high - low) or 1.0
+        return np.stack([((one.astype(np.float64) - low) / span * _WHITE + 0.5).astype(np.uint16) for one in far])
 
     def _predict(self, image: np.ndarray) -> np.ndarray:
-        """float64 (H, W), in the model's own units."""
+        """float32 (H, W), in the model's own units: metres, or inverse distances."""
         import torch
 
         inputs = self.processor(images=image, return_tensors="pt").to(self.model.device, self.model.dtype)
         with torch.inference_mode():
             outputs = self.model(**inputs)
         found = self.processor.post_process_depth_estimation(outputs, target_sizes=[image.shape[:2]])
-        return found[0]["predicted_depth"].double().cpu().numpy()
+        return found[0]["predicted_depth"].float().cpu().numpy()
 
 
 class Canny:

@@ -1,7 +1,7 @@
 """Masks and tracklets for boxes: SAM 2 (arXiv 2408.00714).
 
 The model is transformers' Sam2VideoModel, whose weights are safetensors. The `sam2` package's SAM2VideoPredictor is the
-same network, but it is built from source and unpickles its .pt files, so it is not used here.
+same network, but it is built from source, unpickles its .pt files and takes frames only as JPEG or MP4: it is not used.
 """
 
 from __future__ import annotations

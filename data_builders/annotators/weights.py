@@ -19,7 +19,15 @@ def load_model(kind: Any, source: str, device: str = "cpu", dtype: str = "auto")
         ) from error
     if missing := sorted(report["missing_keys"]):
         raise ValueError(f"{source!r} lacks {len(missing)} weights of {type(model).__name__}, as {missing[0]}")
-    return model.to(device).eval()
+    return on_device(model, device).eval()
+
+
+def on_device(model: Any, device: str) -> Any:
+    """Moved there. Raises ValueError if there is no such device, or not enough memory on it."""
+    try:
+        return model.to(device)
+    except (RuntimeError, AssertionError) as error:  # the second for a torch without CUDA
+        raise ValueError(f"cannot move {type(model).__name__} to {device!r} ({_line(error)})") from error
 
 
 def load_processor(kind: Any, source: str) -> Any:

@@ -18,10 +18,8 @@ import numpy as np
 from data_builders.annotators.protocols import Annotators, Refused
 from data_builders.clips.clip import Clip
 from unireal.data.records import check_sample
-from unireal.sample import Frame, Role, Sample
+from unireal.sample import Frame, Sample
 from unireal.tasks import TASKS
-
-HOLE = 127  # grey level of pixels that are to be filled
 
 
 @dataclass(frozen=True)
@@ -151,28 +149,6 @@ def pairs(footage: Footage, options: Options) -> Iterator[Footage]:
     for number in footage.rng.choice(len(every), min(options.views, len(every)), replace=False).tolist():
         first, last = every[number]
         yield footage.cut(first, last + 1)
-
-
-def canvas(image: np.ndarray) -> Frame:
-    return Frame(image, Role.CANVAS)
-
-
-def asset(image: np.ndarray) -> Frame:
-    return Frame(image, Role.ASSET)
-
-
-def result(image: np.ndarray, kind: str = "image") -> Frame:
-    return Frame(image, Role.RESULT, kind)
-
-
-def mask_frame(mask: np.ndarray, role: Role = Role.RESULT) -> Frame:
-    """bool (H, W) as a white on black frame."""
-    return Frame(np.repeat(mask[..., None], 3, axis=2).astype(np.uint8) * np.uint8(255), role, "mask")
-
-
-def erase(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
-    """The image uint8 (H, W, 3) with the pixels of hole bool (H, W) unknown."""
-    return np.where(hole[..., None], np.uint8(HOLE), image)
 
 
 def sentence(text: str) -> str:

@@ -14,15 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from data_builders.annotators.choose import PARTS, load_annotators
+from data_builders.annotators.placing import GATES, Devices, limited, parse_concurrency
 from data_builders.annotators.protocols import Annotators
 from data_builders.build import build
 from data_builders.builders import generators
 from data_builders.builders.base import VideoBuilder, settings
 from data_builders.builders.sources import CURATIONS, clips_of
 from data_builders.engine import Placing
-from data_builders.shards import Failure, Job, Outcome, plan, write_text
+from data_builders.files import UNFINISHED, write_text
+from data_builders.shards import Failure, Job, Outcome, plan
+from data_builders.workers import MARKS
 
-_OURS = ("*.parquet", ".*.unfinished", ".*.begun", ".examined-*.json", "build.json", "clips.json", "failures.jsonl")
+_OURS = ("*.parquet", UNFINISHED, MARKS, GATES, ".examined-*.json", "build.json", "clips.json", "failures.jsonl")
 _LISTED = 10  # reasons and failures that are printed
 
 
@@ -47,7 +50,8 @@ def add_arguments(builder: VideoBuilder, parser: argparse.ArgumentParser) -> Non
         own.add_argument(_flag(option.name), type=kind, default=option.default, choices=choices, help=text)
     _annotator_arguments(builder, parser.add_argument_group("annotators"))
     engine = parser.add_argument_group("engine (Daft)")
-    engine.add_argument("--workers", type=int, default=1, help="workers, each with its own annotators (default: 1)")
+    text = "processes, each with its own annotators; 0: this one alone, which a fault of a decoder ends (default: 1)"
+    engine.add_argument("--workers", type=int, default=1, help=text)
     engine.add_argument("--gpus", type=float, default=0.0, help="GPUs of each worker, may be below 1 (default: 0)")
     engine.add_argument("--ray-address", metavar="ADDR", help="Ray cluster to run on, such as auto or ray://host:10001")
     engine.add_argument("--clips-per-shard", metavar="K", type=int, default=8, help="at most (default: 8)")
@@ -61,7 +65,10 @@ def _annotator_arguments(builder: VideoBuilder, group: Any) -> None:
         oracle = ", oracle (the truth, for videos of the procedural world)" if part in PARTS else ""
         text = f"{about.summary}: none, default ({about.default}){oracle}, or another (default: {defaults[part]})"
         group.add_argument(_flag(part), metavar="SPEC", default=defaults[part], help=text)
-    group.add_argument("--device", default="cpu", help="where models run: cpu, cuda, ... (default: cpu)")
+    text = "where models run, with PART=DEVICE for some: cuda, or cuda:0,depth=cuda:1 (default: cpu)"
+    group.add_argument("--device", default="cpu", help=text)
+    text = "workers that may call an annotator at a time, for those that bear few: PART=N,... (default: all)"
+    group.add_argument("--concurrency", metavar="PART=N", default="", help=text)
 
 
 def run(builder: VideoBuilder, options: argparse.Namespace) -> None:
@@ -74,6 +81,9 @@ def run(builder: VideoBuilder, options: argparse.Namespace) -> None:
     own = builder.options(**{field.name: _value(field, options) for field in fields(builder.options)})
     specs: dict[str, Any] = _specs(builder, options)
     builder.require(generators.Studio(**specs))  # before the videos are looked at
+    parts = (*builder.needs, *builder.uses)
+    devices = Devices.parse(options.device, parts)
+    limits = parse_concurrency(options.concurrency, parts)
     told = {
         "builder": builder.name,
         "version": builder.version,
@@ -88,13 +98,16 @@ def run(builder: VideoBuilder, options: argparse.Namespace) -> None:
     found = clips_of(options, placing)
     shards = plan(found.clips, options.clips_per_shard)
     check_shards(options.output, [shard.name for shard in shards])
-    load = partial(_load, specs, options.device, sorted({clip.path for clip in found.clips}))
+    load = partial(_load, specs, devices, sorted({clip.path for clip in found.clips}), limits, options.output)
     job = Job(builder, own, options.output, load, options.seed, options.fps, options.frames)
     outcome = build(job, shards, placing)
+    for gate in options.output.glob(GATES):
+        gate.unlink()
     failures = [*found.failures, *outcome.failures]
-    lines = (json.dumps(asdict(failure)) + "\n" for failure in failures)
+    lines = (json.dumps(asdict(failure)) + "\n" for failure in failures + outcome.empty)
     write_text(options.output / "failures.jsonl", "".join(lines))
-    print(*filter(None, [found.told, summary(options.output, outcome, failures, bool(found.told))]), sep="\n")
+    curated = options.clips is None and CURATIONS[options.curation] is not None
+    print(*filter(None, [found.told, summary(options.output, outcome, failures, curated)]), sep="\n")
     if failures and not outcome.rows:
         raise ValueError(f"no clip gave a record; the first of {len(failures)} failures: {failures[0].reason}")
 
@@ -105,12 +118,15 @@ def summary(folder: Path, outcome: Outcome, failures: list[Failure], curated: bo
     lines = [f"{folder}: {outcome.rows} records of {outcome.clips} clips{reused}"]
     for reason, count in outcome.dropped.most_common(_LISTED):
         lines.append(f"  dropped {count:6}  {reason}")
+    if outcome.empty:
+        lines.append(f"  {len(outcome.empty)} clips gave no record, as {outcome.empty[0].clip}")
     untold = outcome.failures if curated else failures
     for failure in untold[:_LISTED]:
         lines.append(f"  failed  {failure.clip or failure.path}: {failure.reason}")
     if len(untold) > _LISTED:
         lines.append(f"  and {len(untold) - _LISTED} more failures")
-    return "\n".join(lines + ([f"  all {len(failures)} failures: {folder / 'failures.jsonl'}"] if failures else []))
+    listed = len(failures) + len(outcome.empty)
+    return "\n".join(lines + ([f"  all {listed} are listed in {folder / 'failures.jsonl'}"] if listed else []))
 
 
 def claim_folder(folder: Path, told: dict[str, Any], overwrite: bool) -> None:
@@ -145,10 +161,14 @@ def check_shards(folder: Path, names: list[str]) -> None:
         )
 
 
-def _load(specs: dict[str, str], device: str, videos: list[str]) -> Annotators:
+def _load(
+    specs: dict[str, str], devices: Devices, videos: list[str], limits: dict[str, int], folder: Path
+) -> Annotators:
     made_by = {part: spec for part, spec in specs.items() if part in generators.GENERATORS}
-    annotators = load_annotators({part: spec for part, spec in specs.items() if part in PARTS}, device, videos)
-    return generators.load_studio(annotators, made_by, device) if made_by else annotators
+    annotators = load_annotators({part: spec for part, spec in specs.items() if part in PARTS}, devices, videos)
+    if made_by:
+        annotators = generators.load_studio(annotators, made_by, devices)
+    return limited(annotators, limits, folder)
 
 
 def _specs(builder: VideoBuilder, options: argparse.Namespace) -> dict[str, str]:

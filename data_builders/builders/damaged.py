@@ -15,16 +15,13 @@ from data_builders.builders.base import (
     Footage,
     Options,
     VideoBuilder,
-    canvas,
     describe,
-    erase,
     instruct,
     make_sample,
-    mask_frame,
-    result,
     sentence,
     singles,
 )
+from data_builders.frames import canvas, erase, mask_frame, result
 from unireal.sample import Role, Sample
 
 

@@ -13,17 +13,8 @@ from typing import Any
 import numpy as np
 
 from data_builders.annotators.protocols import Annotators, Refused
-from data_builders.builders.base import (
-    Footage,
-    Options,
-    VideoBuilder,
-    canvas,
-    describe,
-    make_sample,
-    pairs,
-    result,
-    sentence,
-)
+from data_builders.builders.base import Footage, Options, VideoBuilder, describe, make_sample, pairs, sentence
+from data_builders.frames import canvas, result
 from unireal.sample import Sample
 
 

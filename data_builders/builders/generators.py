@@ -17,7 +17,10 @@ import numpy as np
 from PIL import Image
 
 from data_builders.annotators.choose import Part
+from data_builders.annotators.placing import Devices
 from data_builders.annotators.protocols import Annotators
+from data_builders.annotators.weights import on_device
+from data_builders.frames import grey
 
 
 class ImageEditor(Protocol):
@@ -31,9 +34,9 @@ class VideoGenerator(Protocol):
     name: str
 
     def generate(self, depth: Sequence[np.ndarray], key: np.ndarray, instruction: str, seed: int) -> list[np.ndarray]:
-        """A video that moves like depth, T times uint16 (H, W), 0 near, and looks like the key frame uint8 (H, W, 3).
+        """A video that moves like depth, and looks like the key frame, uint8 (H, W, 3).
 
-        It may have fewer frames than `depth`.
+        depth: T times uint16 (H, W), 0 near, on one scale for the whole clip. The video may have fewer frames.
         """
 
 
@@ -86,9 +89,7 @@ class WanGenerator:
         return cls(_load(WanVACEPipeline, source, device), source, **rest)
 
     def generate(self, depth: Sequence[np.ndarray], key: np.ndarray, instruction: str, seed: int) -> list[np.ndarray]:
-        # VACE was trained on depth as MiDaS draws it: white is near.
-        drawn = [np.repeat((255 - (d // 257).astype(np.uint8))[..., None], 3, axis=2) for d in depth]
-        frames, size = _wan_video(drawn, self.pipeline)
+        frames, size = _wan_video(vace_depth(depth), self.pipeline)
         reference = _resized([key], size)[0]
         made = self.pipeline(
             video=frames,
@@ -104,6 +105,20 @@ class WanGenerator:
             output_type="np",
         )
         return _resized(_to_bytes(made.frames[0]), key.shape[:2])
+
+
+def vace_depth(depth: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Depth as VACE's control video shows it: T times uint8 (H, W, 3), white the nearest pixel, black the farthest.
+
+    depth: T times uint16 (H, W), 0 near, 65535 far, all on one scale (DepthEstimator.depths).
+    VACE's annotators (MiDaS, Depth Anything V2) draw inverse distance, stretched from black to white. They stretch each
+    frame by itself, so that what keeps its place changes its grey as soon as something else comes nearer; here the clip
+    is stretched as a whole, which does not flicker. Of a relative model the grey levels follow inverse distance as
+    VACE's do; of a metric one, and of the procedural world, they follow distance, in the same order.
+    """
+    nearest, farthest = min(int(d.min()) for d in depth), max(int(d.max()) for d in depth)
+    span = (farthest - nearest) or 1
+    return [grey(((farthest - d.astype(np.float64)) / span * 255).astype(np.uint8)) for d in depth]
 
 
 class WanRefiner:
@@ -171,9 +186,10 @@ GENERATORS: dict[str, Part] = {
 }
 
 
-def load_studio(annotators: Annotators, specs: dict[str, str], device: str = "cpu") -> Studio:
+def load_studio(annotators: Annotators, specs: dict[str, str], devices: Devices | None = None) -> Studio:
     """The annotators and the generators that the specs name. Raises ValueError if one cannot be loaded."""
-    made = {part: GENERATORS[part].load(spec, device) for part, spec in specs.items()}
+    devices = devices or Devices()
+    made = {part: GENERATORS[part].load(spec, devices.of(part)) for part, spec in specs.items()}
     return Studio(**vars(annotators), **made)
 
 
@@ -184,7 +200,7 @@ def _load(kind: Any, source: str, device: str, **parts: Any) -> Any:
         reason = " ".join(str(error).split())[:160]
         raise ValueError(f"cannot load {source!r} ({reason}); give a folder or hub id of diffusers") from error
     pipeline.set_progress_bar_config(disable=True)
-    return pipeline.to(device)
+    return on_device(pipeline, device)
 
 
 def _dtype(device: str) -> Any:

@@ -11,17 +11,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from data_builders.annotators.protocols import Annotators
-from data_builders.builders.base import (
-    Footage,
-    Options,
-    VideoBuilder,
-    canvas,
-    describe,
-    instruct,
-    make_sample,
-    result,
-    singles,
-)
+from data_builders.builders.base import Footage, Options, VideoBuilder, describe, instruct, make_sample, singles
+from data_builders.frames import canvas, result
 from unireal.sample import Frame, Role, Sample
 from unireal.tasks import TASKS
 

@@ -12,21 +12,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from data_builders.annotators.protocols import Annotators
-from data_builders.builders.base import (
-    Footage,
-    VideoBuilder,
-    asset,
-    canvas,
-    erase,
-    instruct,
-    make_sample,
-    mask_frame,
-    pairs,
-    result,
-    sentence,
-    singles,
-)
+from data_builders.builders.base import Footage, VideoBuilder, instruct, make_sample, pairs, sentence, singles
 from data_builders.builders.objects import ObjectOptions, asset_size, cut_out, find_objects, hole_for
+from data_builders.frames import asset, canvas, erase, mask_frame, result
 from unireal.sample import Role, Sample
 
 _NEEDS = ("captioner", "grounder", "segmenter")

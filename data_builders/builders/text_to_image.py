@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from data_builders.annotators.protocols import Annotators
-from data_builders.builders.base import Footage, Options, VideoBuilder, describe, make_sample, result, sentence, singles
+from data_builders.builders.base import Footage, Options, VideoBuilder, describe, make_sample, sentence, singles
+from data_builders.frames import result
 from unireal.sample import Sample
 
 

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from data_builders.annotators.protocols import CRITERIA, Refused
-from data_builders.builders.base import Footage, Options, VideoBuilder, asset, canvas, make_sample, result, sentence
+from data_builders.builders.base import Footage, Options, VideoBuilder, make_sample, sentence
 from data_builders.builders.generators import Studio
+from data_builders.frames import asset, canvas, result
 from unireal.sample import Sample
 
 
@@ -24,7 +25,7 @@ class VideoEditOptions(Options):
     """Scores are 0..1; a video below one of them is rejected. 0.75 for the source is Ditto's, the others are ours."""
 
     views: int = field(default=1, metadata={"help": "edits that are made of each clip"})
-    window: int = field(default=8, metadata={"help": "consecutive frames of a record, 4..8"})
+    window: int = field(default=7, metadata={"help": "consecutive frames of a record, 4..7"})
     min_instruction_fidelity: float = field(
         default=0.6, metadata={"help": "lowest score for following the instruction"}
     )
@@ -36,8 +37,8 @@ class VideoEditOptions(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 4 <= self.window <= 8:
-            raise ValueError(f"--window is 4..8, got {self.window}")
+        if not 4 <= self.window <= 7:
+            raise ValueError(f"--window is 4..7, got {self.window}")
 
 
 def draw(footage: Footage, options: VideoEditOptions) -> Iterator[Footage]:
@@ -56,8 +57,8 @@ def make(view: Footage, studio: Studio, options: VideoEditOptions) -> Iterator[S
     caption = studio.captioner.caption(view.images)
     told = studio.instructor.video_instruction(view.images, caption)
     key = studio.editor.edit(view.first, told.key_frame_instruction, seed)
-    depth = [studio.depth.depth(image) for image in view.images]
-    edited = studio.generator.generate(depth, key, told.video_instruction, seed)
+    depth = studio.depth.depths(view.images)  # on one scale for the clip, or the depth video would flicker
+    edited = studio.generator.generate(list(depth), key, told.video_instruction, seed)
     if len(edited) < options.window:
         raise Refused(f"the generator made fewer than {options.window} frames")
     original = view.images[: len(edited)]
@@ -97,4 +98,5 @@ VIDEO_EDIT = VideoBuilder(
     options=VideoEditOptions,
     fps=None,
     frames=101,
+    version=2,  # 1 had depth on a scale of its own for each frame
 )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 from data_builders.clips.clip import Clip
 from data_builders.clips.config import CurationConfig
+from data_builders.files import write_text
 
 CLIPS, REPORT = "clips.jsonl", "report.json"
 
@@ -43,8 +43,8 @@ def run(options: argparse.Namespace) -> None:
         raise ValueError(f"{str(folder)!r} holds {' and '.join(taken)}; give another folder, or --overwrite")
     clips, report = curate(options.videos, config, map_videos=_with_progress)
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / CLIPS, "".join(json.dumps(clip.to_dict()) + "\n" for clip in clips))
-    _write(folder / REPORT, json.dumps(report.to_dict(), indent=1) + "\n")
+    write_text(folder / CLIPS, "".join(json.dumps(clip.to_dict()) + "\n" for clip in clips))
+    write_text(folder / REPORT, json.dumps(report.to_dict(), indent=1) + "\n")
     print(f"{folder / CLIPS}: {len(clips)} clips\n{report.describe()}")
 
 
@@ -68,15 +68,6 @@ def _with_progress(curator, videos: Sequence[Path]) -> Iterable:
     from tqdm import tqdm
 
     return tqdm(map(curator, videos), total=len(videos), unit="video", disable=None)
-
-
-def _write(path: Path, text: str) -> None:
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    try:
-        unfinished.write_text(text)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _size_or_own(text: str) -> tuple[int, int] | None:

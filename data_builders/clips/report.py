@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -117,10 +118,7 @@ class CurationReport:
         for video in videos:
             if told := video.reason or video.error:
                 lines.append(f"{video.path}: {told}" + ("; what comes before is used" if video.kept else ""))
-        lines += [f"{path}: {reason}" for path, reason in itertools.islice(self.ignored.items(), _LISTED)]
-        if len(self.ignored) > _LISTED:
-            lines.append(f"and {len(self.ignored) - _LISTED} more files that are not read")
-        return "\n".join(lines)
+        return "\n".join(lines + tell_ignored(self.ignored))
 
     def to_dict(self) -> dict[str, Any]:
         """Values that JSON takes."""
@@ -129,6 +127,12 @@ class CurationReport:
             "videos": [video.to_dict() for video in self.videos],
             "ignored": {str(path): reason for path, reason in self.ignored.items()},
         }
+
+
+def tell_ignored(ignored: Mapping[Path, str]) -> list[str]:
+    """Lines about the first files that are not read, and how many more there are."""
+    lines = [f"{path}: {reason}" for path, reason in itertools.islice(ignored.items(), _LISTED)]
+    return lines + [f"and {len(ignored) - _LISTED} more files that are not read"] * (len(ignored) > _LISTED)
 
 
 def _smaller(size: tuple[int, int], other: tuple[int, int]) -> bool:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import json
 from collections.abc import Callable, Iterator
 from itertools import chain, islice
 from pathlib import Path
 
+from data_builders.files import write_text
+from data_builders.names import look_up
 from data_builders.public_sets.items import Reader
 from data_builders.public_sets.registry import READERS
-from data_builders.shards import write_text
 from unireal.data.records import write_shards
 from unireal.sample import Sample
 
@@ -69,8 +69,4 @@ def run(options: argparse.Namespace, prepare_output: Callable[..., None]) -> Non
 
 def get_reader(name: str) -> Reader:
     """The reader of that name. Raises ValueError with the nearest name for an unknown one."""
-    if name not in READERS:
-        close = difflib.get_close_matches(name, READERS, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"choose from: {', '.join(READERS)}"
-        raise ValueError(f"unknown --format {name!r}; {hint}")
-    return READERS[name]
+    return look_up(READERS, name, "--format")

@@ -9,16 +9,15 @@ from typing import Any
 
 import numpy as np
 
+from data_builders.frames import canvas, result
 from data_builders.public_sets.items import (
     Item,
     bad_item,
-    canvas,
     inside,
     json_file,
     load_picture,
     load_region,
     parquet_items,
-    result,
     text,
 )
 from unireal.sample import Sample

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from data_builders.public_sets.items import Item, asset, canvas, inside, load_picture, load_region, result
+from data_builders.frames import asset, canvas, erase, result
+from data_builders.public_sets.items import Item, inside, load_picture, load_region
 from unireal.sample import Sample
 from unireal.tasks import TASKS
 
-HOLE = 127  # grey level of unknown pixels, as in other training data
 _INSTRUCTION = "Dress the person of IMG1 in the garment of IMG2."
 _AGNOSTIC = ("agnostic-v3.2", "agnostic")  # the person without the garment, in the newer and the older archive
 
@@ -49,7 +49,7 @@ def _load(train: Path, agnostic: str, name: str) -> Sequence[Sample]:
     stem = Path(name).stem
     if agnostic == "agnostic-mask":
         mask = load_region(inside(train / agnostic, f"{stem}_mask.png"), "agnostic mask", person)
-        shown = np.where(mask[..., None], np.uint8(HOLE), person)
+        shown = erase(person, mask)
     else:
         shown = load_picture(inside(train / agnostic, name), "agnostic picture")
         if shown.shape != person.shape:

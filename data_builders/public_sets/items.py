@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from unireal.data.records import check_sample
-from unireal.sample import Frame, Role, Sample
+from unireal.sample import Sample
 
 _BATCH_ROWS = 16  # of Parquet that are in memory at a time, with their pictures
 _WHITE, _OPAQUE = 250, 128
@@ -57,10 +57,12 @@ class Reader:
         for item in self.items(folder):
             try:
                 samples = [self._finished(sample, item.where) for sample in item.load()]
-            except (ValueError, OSError) as error:
+            except Exception as error:  # annotations hold anything, in any place
+                known = isinstance(error, ValueError | OSError)
+                reason = str(error) if known else f"cannot be made sense of ({type(error).__name__}: {error})"
                 if on_bad is None:
-                    raise ValueError(f"{item.where}: {error}") from error
-                on_bad(item.where, str(error))
+                    raise ValueError(f"{item.where}: {reason}") from error
+                on_bad(item.where, reason)
                 continue
             yield from samples
 
@@ -68,23 +70,6 @@ class Reader:
         check_sample(sample)
         sample.source.update({"builder": "import", "version": 1, "set": self.name, "item": where})
         return sample
-
-
-def canvas(image: np.ndarray) -> Frame:
-    return Frame(image, Role.CANVAS)
-
-
-def asset(image: np.ndarray) -> Frame:
-    return Frame(image, Role.ASSET)
-
-
-def result(image: np.ndarray) -> Frame:
-    return Frame(image, Role.RESULT)
-
-
-def mask_result(mask: np.ndarray) -> Frame:
-    """bool (H, W) as a white on black result."""
-    return Frame(np.repeat(mask[..., None], 3, axis=2).astype(np.uint8) * np.uint8(255), Role.RESULT, "mask")
 
 
 def open_picture(source: Path | dict[str, Any] | None, name: str) -> Image.Image:

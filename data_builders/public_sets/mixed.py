@@ -11,22 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from data_builders.clips.clip import read_frames
-from data_builders.public_sets.items import (
-    Item,
-    asset,
-    bad_item,
-    canvas,
-    inside,
-    json_file,
-    load_picture,
-    result,
-    text,
-)
+from data_builders.frames import asset, canvas, result
+from data_builders.public_sets.items import Item, bad_item, inside, json_file, load_picture, text
 from unireal.sample import Sample
 from unireal.tasks import TASKS
 
 _PLACE = re.compile(r"(?:<img>)?<\|image_(\d+)\|>(?:</img>)?")  # how OmniGen's texts name their pictures
-DITTO_FPS, DITTO_FRAMES = 8.0, 8
+DITTO_FPS, DITTO_FRAMES = 8.0, 7  # with the edited frame, as many inputs as index tables hold
 _SYNTHETIC_VIDEO = "synthetic style, dynamic scenario"
 
 
@@ -87,7 +78,7 @@ def ditto(folder: Path) -> Iterator[Item]:
     """QingyanBai/Ditto-1M: training_metadata/*.json, lists of {source_path, instruction, edited_path}.
 
     Paths count from videos/, where source/, local/, global_style1/, ... of the unpacked archives lie, or from the
-    folder itself. Of each pair of videos the first second becomes a sample of video_edit, 8 frames at 8 per second,
+    folder itself. Of each pair of videos the first second becomes a sample of video_edit, 7 frames at 8 per second,
     with the first edited frame as scaffold; sim2real.json holds the reversed pairs in the same form.
     """
     paths = sorted((folder / "training_metadata").glob("*.json"))

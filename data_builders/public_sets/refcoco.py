@@ -10,16 +10,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from data_builders.public_sets.items import (
-    Item,
-    bad_item,
-    canvas,
-    inside,
-    json_file,
-    load_picture,
-    mask_result,
-    parquet_items,
-)
+from data_builders.frames import canvas, mask_frame
+from data_builders.public_sets.items import Item, bad_item, inside, json_file, load_picture, parquet_items
 from unireal.sample import Sample
 from unireal.tasks import TASKS
 
@@ -65,6 +57,8 @@ def _json_items(folder: Path, path: Path) -> Iterator[Item]:
     if not instances.is_file():
         raise ValueError(f"{path.parent} has no instances.json beside {path.name}; both come in the same archive")
     entries, told = json_file(path), json_file(instances)
+    if not isinstance(entries, list):
+        raise ValueError(f"{path} is a list of objects, got {type(entries).__name__}")
     try:
         annotations = {annotation["id"]: annotation for annotation in told["annotations"]}
         photos = {photo["id"]: photo for photo in told["images"]}
@@ -109,7 +103,7 @@ def _samples(image: np.ndarray, mask: np.ndarray, expressions: Any, facts: dict[
             task.template.format(prompt=expression.rstrip(".")),
             task.context,
             (canvas(image),),
-            (mask_result(mask),),
+            (mask_frame(mask),),
             source=dict(facts),
         )
         for expression in dict.fromkeys(words)

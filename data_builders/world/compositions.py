@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from data_builders.world.draw import Draw, Made, asset, canvas, changed, mask_frame, result
+from data_builders.frames import asset, canvas, mask_frame, result
+from data_builders.world.draw import Draw, Made, changed
 from data_builders.world.edits import edit_sample, insert, move, recolor, remove, substitute
 from data_builders.world.generation import customize
 from data_builders.world.render import encode_depth, render, render_asset

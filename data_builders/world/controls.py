@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from data_builders.world.draw import dilate, grey
+from data_builders.frames import grey
+from data_builders.world.draw import dilate
 from data_builders.world.render import Rendering, encode_depth, pixel_grid
 from data_builders.world.scene import COLORS, Scene
 

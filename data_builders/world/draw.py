@@ -1,4 +1,4 @@
-"""What all recipes share: the random choices of one sample, and frames made of drawings."""
+"""What all recipes share: the random choices of one sample, and where pictures differ."""
 
 from __future__ import annotations
 
@@ -17,9 +17,7 @@ from data_builders.world.scene import (
     pick,
     sample_scene,
 )
-from unireal.sample import Frame, Role
-
-HOLE = 127  # grey level of pixels that are to be filled
+from unireal.sample import Frame
 
 
 @dataclass(frozen=True)
@@ -79,28 +77,6 @@ class Made:
     target: dict[str, Any]
     mask: np.ndarray | None = None
     facts: dict[str, Any] = field(default_factory=dict)
-
-
-def canvas(image: np.ndarray) -> Frame:
-    return Frame(image, Role.CANVAS)
-
-
-def asset(image: np.ndarray) -> Frame:
-    return Frame(image, Role.ASSET)
-
-
-def result(image: np.ndarray, kind: str = "image") -> Frame:
-    return Frame(image, Role.RESULT, kind)
-
-
-def mask_frame(mask: np.ndarray, role: Role = Role.RESULT) -> Frame:
-    """bool (H, W) as a white on black frame."""
-    return Frame(grey(mask.astype(np.uint8) * np.uint8(255)), role, "mask")
-
-
-def grey(values: np.ndarray) -> np.ndarray:
-    """uint8 (H, W) as uint8 (H, W, 3)."""
-    return np.repeat(values[..., None], 3, axis=2)
 
 
 def changed(before: np.ndarray, after: np.ndarray) -> np.ndarray:

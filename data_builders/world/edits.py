@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from data_builders.world.draw import Draw, Made, asset, canvas, changed, mask_frame, result
+from data_builders.frames import asset, canvas, mask_frame, result
+from data_builders.world.draw import Draw, Made, changed
 from data_builders.world.render import pattern_swatch, render, render_asset
 from data_builders.world.scene import (
     COLORS,

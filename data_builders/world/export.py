@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
+from data_builders.files import replacing, write_text
 from data_builders.world.stream import TEST_SEEDS
 from data_builders.world.video import WorldVideo
 
@@ -46,19 +46,12 @@ def write_video(video: WorldVideo, folder: Path, name: str) -> list[Path]:
         "motions": [motion.verb for motion in video.motions],
         "tracks": video.tracks.tolist(),
     }
-    _write(paths[0], lambda path: _encode(video.frames, path))
-    _write(paths[1], lambda path: path.write_text(json.dumps(annotations, indent=1) + "\n"))
-    _write(paths[2], lambda path: np.savez_compressed(path, masks=video.masks, depth=video.depth))
+    with replacing(paths[0]) as unfinished:
+        _encode(video.frames, unfinished)
+    write_text(paths[1], json.dumps(annotations, indent=1) + "\n")
+    with replacing(paths[2]) as unfinished, open(unfinished, "wb") as file:
+        np.savez_compressed(file, masks=video.masks, depth=video.depth)
     return paths
-
-
-def _write(path: Path, write: Callable[[Path], object]) -> None:
-    unfinished = path.with_name(f".unfinished-{path.name}")
-    try:
-        write(unfinished)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _encode(frames: np.ndarray, path: Path) -> None:
@@ -66,7 +59,7 @@ def _encode(frames: np.ndarray, path: Path) -> None:
     import av
 
     # Without bitexact, Matroska writes random ids and the encoder's version, and the same video gives another file.
-    with av.open(str(path), "w", options={"fflags": "+bitexact"}) as container:
+    with av.open(str(path), "w", format="matroska", options={"fflags": "+bitexact"}) as container:
         stream = container.add_stream("ffv1", rate=FRAMES_PER_SECOND)
         stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "bgr0"
         for frame in frames:

@@ -8,19 +8,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFilter
 
+from data_builders.frames import asset, canvas, erase, grey, mask_frame, result
 from data_builders.world.controls import CONTROLS, drag_map
-from data_builders.world.draw import (
-    HOLE,
-    Draw,
-    Made,
-    asset,
-    canvas,
-    changed,
-    dilate,
-    grey,
-    mask_frame,
-    result,
-)
+from data_builders.world.draw import Draw, Made, changed, dilate
 from data_builders.world.render import encode_depth, pixel_grid, render, render_asset
 from data_builders.world.scene import SIZES, Scene, describe, enumerate_words, sample_angle
 from unireal.sample import Frame, Role
@@ -177,7 +167,7 @@ def outpaint(draw: Draw) -> Made:
 
 def _filled(draw: Draw, verb: str, scene: Scene, hole: np.ndarray) -> Made:
     drawn = render(scene, draw.size)
-    shown = np.where(hole[..., None], np.uint8(HOLE), drawn.image)
+    shown = erase(drawn.image, hole)
     # Without a caption a hole is filled with background, so such holes must hide nothing.
     hides = any((hole & mask).any() for mask in drawn.masks)
     bare = not hides and draw.chance(0.5)

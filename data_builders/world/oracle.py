@@ -34,25 +34,27 @@ from data_builders.world.scene import describe, enumerate_words
 from data_builders.world.video import WorldVideo
 
 _KEPT = 64  # renderings that are remembered
+_TOLD = 3  # reasons why videos are not known
 
 
 class Oracle:
     """Every annotator of the protocols, for the frames of these videos; others are a ValueError.
 
     A video is rendered when a picture is looked for that none before it holds.
+    unknown: why it does not have further videos, for those who ask for their frames.
     """
 
     name = "oracle"
 
-    def __init__(self, videos: Iterable[WorldVideo]):
-        self._unread = list(videos)[::-1]
+    def __init__(self, videos: Iterable[WorldVideo], unknown: Iterable[str] = ()):
+        self._unread, self._unknown = list(videos)[::-1], tuple(unknown)
         self._moments: dict[bytes, Moment] = {}
         self._render = lru_cache(_KEPT)(render)
         self._reading = Lock()  # an engine may ask from several threads
 
-    def __reduce__(self) -> tuple[type[Oracle], tuple[list[WorldVideo]]]:
+    def __reduce__(self) -> tuple[type[Oracle], tuple[list[WorldVideo], tuple[str, ...]]]:
         known = {id(m.video): m.video for m in self._moments.values()}
-        return Oracle, ([*known.values(), *self._unread[::-1]],)
+        return Oracle, ([*known.values(), *self._unread[::-1]], self._unknown)
 
     def find(self, image: np.ndarray) -> Moment:
         """Where the picture is from; the first such frame if several are equal. Raises ValueError if from nowhere."""
@@ -61,6 +63,7 @@ class Oracle:
             raise ValueError(
                 f"the oracle knows no frame like this picture of {image.shape[1]}x{image.shape[0]} pixels; "
                 "give it the video, and frames that were neither resized nor compressed with loss"
+                + "".join(f"; {reason}" for reason in self._unknown[:_TOLD])
             )
         return moment
 

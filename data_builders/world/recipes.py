@@ -5,7 +5,6 @@ A sample follows from the recipe's name, a seed and the options alone, so nothin
 
 from __future__ import annotations
 
-import difflib
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +12,8 @@ from functools import partial
 
 import numpy as np
 
-from data_builders.world import compositions, edits, generation, video_recipes
+from data_builders.names import look_up
+from data_builders.world import compositions, edits, generation, looks, video_recipes
 from data_builders.world.draw import Draw, Made
 from data_builders.world.scene import Scene
 from unireal.sample import Sample
@@ -48,29 +48,33 @@ def _control(kind: str) -> Recipe:
 
 _ALL = (
     _edit("recolor", 2.0, edits.recolor),
-    _edit("remove", 1.0, edits.remove),
+    _edit("remove", 1.5, edits.remove),
     _edit("add", 1.5, edits.add),
     _edit("move", 2.0, edits.move),
-    _edit("replace", 2.0, edits.substitute),
+    _edit("replace", 2.5, edits.substitute),
     _edit("background", 0.5, edits.repaint_room),
     _edit("resize", 0.5, edits.resize),
+    _edit("turn", 0.6, looks.turn),
+    _edit("expression", 0.6, looks.express),
+    Recipe("viewpoint", "edit", 0.4, looks.zoom),
+    Recipe("style", "edit", 0.6, looks.restyle),
     Recipe("frame2frame", "edit", 0.2, edits.frame2frame, context="realistic style, dynamic scenario"),
     Recipe("insert", "insert", 2.0, edits.insert),
-    Recipe("tryon", "tryon", 0.7, edits.tryon),
-    Recipe("customize1", "customize", 1.5, partial(generation.customize, num_assets=1)),
+    Recipe("tryon", "tryon", 0.5, edits.tryon),
+    Recipe("customize1", "customize", 2.5, partial(generation.customize, num_assets=1)),
     Recipe("customize2", "customize", 0.7, partial(generation.customize, num_assets=2)),
     *(_control(kind) for kind in generation.CONTROLS),
     Recipe("control_drag", "control", 0.15, generation.drag),
-    Recipe("depth", "depth", 1.5, generation.depth),
+    Recipe("depth", "depth", 0.5, generation.depth),
     Recipe("segment", "segment", 3.0, generation.segment),
     Recipe("colorize", "restore", 0.4, generation.colorize),
     Recipe("deblur", "restore", 0.4, generation.deblur),
-    Recipe("inpaint", "inpaint", 1.0, generation.inpaint),
+    Recipe("inpaint", "inpaint", 1.5, generation.inpaint),
     Recipe("outpaint", "outpaint", 0.7, generation.outpaint),
     Recipe("t2i", "t2i", 0.4, generation.text_to_image),
     Recipe("edit_mask", "compose", 1.0, edits.edit_mask),
     Recipe("customize_mask", "compose", 0.4, generation.customize_mask),
-    Recipe("video_edit", "video_edit", 0.25, partial(video_recipes.video_edit, with_reference=False)),
+    Recipe("video_edit", "video_edit", 0.5, partial(video_recipes.video_edit, with_reference=False)),
     Recipe("video_edit_reference", "video_edit", 0.15, partial(video_recipes.video_edit, with_reference=True)),
     Recipe("t2v", "t2v", 0.15, video_recipes.text_to_video),
     Recipe("image_to_video", "t2v", 0.15, video_recipes.image_to_video),
@@ -85,11 +89,7 @@ TRAINED = tuple(recipe.name for recipe in _ALL if recipe.weight)
 
 def get_recipe(name: str) -> Recipe:
     """The recipe of that name. Raises ValueError with the nearest name for an unknown one."""
-    if name not in RECIPES:
-        close = difflib.get_close_matches(name, RECIPES, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"choose from: {', '.join(RECIPES)}"
-        raise ValueError(f"unknown recipe {name!r}; {hint}")
-    return RECIPES[name]
+    return look_up(RECIPES, name, "recipe")
 
 
 def world_sample(

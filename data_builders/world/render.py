@@ -22,6 +22,7 @@ _ASSET_RADIUS = 0.38
 _SHADOW = 0.42  # share of light that the darkest point of a shadow takes away
 _DARKER = 0.52  # patterns: the darker shade
 _RIM = 0.62
+_INK = 0.15  # faces are drawn in this shade
 
 
 @dataclass(frozen=True)
@@ -210,6 +211,8 @@ def _draw_thing(image: np.ndarray, thing: Thing, light: float):
     rim = np.clip(distance + max(1.0, 0.1 * radius) + 0.5, 0.0, 1.0)
     shade = _pattern(thing.pattern, u, v) * (1.0 + (0.1 / radius) * (light * dx - dy))
     shade *= 1.0 - (1.0 - _RIM) * rim
+    if thing.face:
+        shade *= 1.0 - (1.0 - _INK) * np.clip(0.5 - _face(thing.face, u, v) * radius, 0.0, 1.0)
     alpha = np.clip(0.5 - distance, 0.0, 1.0)[..., None]
     view = image[box]
     view += alpha * (np.minimum(shade[..., None] * _rgb(thing.color), 255.0) - view)
@@ -226,6 +229,15 @@ def _pattern(name: str, u: np.ndarray, v: np.ndarray) -> np.ndarray | float:
         period = math.pi / 0.66
         dark = np.clip(3.0 * (np.cos(period * u) * np.cos(period * v)) ** 2 - 0.9, 0.0, 1.0)
     return 1.0 - (1.0 - _DARKER) * dark
+
+
+def _face(name: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """Distance to two eyes and a mouth: the lower arc of a circle if it is happy, the upper one of another if sad."""
+    eyes = np.sqrt((np.abs(u) - 0.3) ** 2 + (v + 0.2) ** 2) - 0.15
+    middle, side = (-0.05, 1) if name == "happy" else (0.68, -1)
+    arc = np.abs(np.sqrt(u * u + (v - middle) ** 2) - 0.42) - 0.09
+    mouth = np.maximum(arc, 0.18 - side * (v - middle))
+    return np.minimum(eyes, mouth)
 
 
 def _circle(u: np.ndarray, v: np.ndarray) -> np.ndarray:

@@ -36,6 +36,7 @@ ROOMS = {
     "brown": (118, 86, 60),
 }
 PATTERNS = ("plain", "striped", "dotted")
+FACES = ("happy", "sad")
 SIZES = {"small": 0.11, "large": 0.165}
 _ROWS, _COLUMNS = ("top", "", "bottom"), ("left", "", "right")
 POSITIONS = {
@@ -79,6 +80,7 @@ class Thing:
     """One coloured shape.
 
     x, y: centre in 0..1; radius: fraction of min(H, W); angle: radians, positive turns clockwise.
+    face: one of FACES, or "" for none.
     """
 
     shape: str
@@ -88,6 +90,7 @@ class Thing:
     y: float = 0.5
     radius: float = SIZES["large"]
     angle: float = 0.0
+    face: str = ""
 
     @property
     def pair(self) -> tuple[str, str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from data_builders.world.recipes import RECIPES, TRAINED, world_sample
@@ -38,3 +40,25 @@ class WorldStream:
         size = self.sizes[rng.integers(len(self.sizes))]
         seed = int(rng.integers(TEST_SEEDS))
         return world_sample(name, seed, size, photo_share=self.photo_share)
+
+
+class WorldPool(WorldStream):
+    """The first `count` samples of a stream, again in every pass: a finite data set, of which smaller ones are parts.
+
+    count: at least 1, else ValueError; all other options as in WorldStream.
+    """
+
+    def __init__(self, count: int, **options: Any):
+        if count < 1:
+            raise ValueError(f"a pool holds at least 1 sample, got count={count}; give a positive number")
+        super().__init__(**options)
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, number: int) -> Sample:
+        """Raises IndexError beyond the last one."""
+        if not 0 <= number < self.count:
+            raise IndexError(f"sample {number} of a pool of {self.count}")
+        return super().__getitem__(number)

@@ -13,7 +13,7 @@ from data_builders.world.render import Rendering, render
 from data_builders.world.scene import SIZES, Scene, Thing, describe, enumerate_words, sample_scene
 
 TRAVEL = 0.15  # fraction of the picture that a small motion covers
-_TURN = math.radians(40)
+TURN = math.radians(40)  # and that a turn does
 _MARGIN = 0.1
 
 
@@ -55,7 +55,7 @@ def possible_motions(thing: Thing, travel: float) -> list[Motion]:
         Motion("grows", growth=growth) if thing.size_word == "small" else Motion("shrinks", growth=-growth),
     ]
     if thing.shape != "circle":
-        motions += [Motion("turns clockwise", turn=_TURN), Motion("turns counterclockwise", turn=-_TURN)]
+        motions += [Motion("turns clockwise", turn=TURN), Motion("turns counterclockwise", turn=-TURN)]
     low, high = _MARGIN, 1.0 - _MARGIN
     return [m for m in motions if low <= thing.x + m.dx <= high and low <= thing.y + m.dy <= high]
 

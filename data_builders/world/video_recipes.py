@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from data_builders.world.draw import Draw, Made, asset, canvas, changed, result
+from data_builders.frames import asset, canvas, result
+from data_builders.world.draw import Draw, Made, changed
 from data_builders.world.edits import Edit, add, recolor, remove, repaint_room, substitute
 from data_builders.world.render import render
 from data_builders.world.scene import PATTERNS, Scene, Thing, describe

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, cast
 
 import torch
@@ -46,6 +46,24 @@ class _BranchState:
     store: KeyValueStore | None
     skipping: Skipping | None
     sequence: PackedSequence | None = None  # of the last step
+    active: torch.Tensor | None = None  # for which `parts` were made
+    parts: dict[frozenset[str], tuple[torch.Tensor | None, PackedSequence]] = field(default_factory=dict)
+
+    def part(
+        self, sequence: PackedSequence, active: torch.Tensor | None, reused: set[str]
+    ) -> tuple[torch.Tensor | None, PackedSequence]:
+        """Rows of a step's sequence that are computed, None for all, and their sequence. It is the same in many steps,
+        so all but tokens and times is made only when the choice changes."""
+        if active is not self.active:
+            self.active, self.parts = active, {}
+        key = frozenset(reused)
+        if key not in self.parts:
+            rows = _rows(sequence, active, reused)
+            self.parts[key] = rows, sequence if rows is None else replace(sequence.select(rows), keys=sequence.keys)
+        rows, part = self.parts[key]
+        if rows is None:
+            return None, sequence
+        return rows, replace(part, tokens=sequence.tokens[:, rows], temb=sequence.temb)
 
 
 class StepScheduler:
@@ -57,6 +75,7 @@ class StepScheduler:
     def __init__(self, call: Call, plugins: Sequence[Acceleration]):
         _check(call, plugins)
         self.call = call
+        self._dtype = call.transformer.dtype  # diffusers goes through all parameters for it
         self._plugins = tuple(plugins)
         layout = _layout(call)
         self._choices = [choice for plugin in plugins if (choice := plugin.tokens(layout)) is not None]
@@ -105,7 +124,7 @@ class StepScheduler:
         inputs = sequence.tokens[:, sequence.num_condition :]  # (B, n, D)
         inputs = inputs if active is None else inputs[:, active]
 
-        if state.skipping is not None and self._skips(state.skipping, step, sequence, active, plan):
+        if state.skipping is not None and self._skips(state, step, sequence, active, plan):
             hidden = inputs + state.skipping.residual(step).to(inputs.dtype)
         else:
             hidden = self._run(branch, step, sequence, active, reused, plan)
@@ -129,20 +148,22 @@ class StepScheduler:
     ) -> PackedSequence:
         """The sequence of a step; what does not change is embedded in the first step only."""
         transformer, given = self.call.transformer, self.call.given.arguments(branch)
-        latents = [x.to(transformer.dtype) for x in latents]
+        latents = [x.to(self._dtype) for x in latents]
         state.sequence = transformer.pack(latents, t, *given, known=state.sequence)
         return state.sequence
 
     def _skips(
-        self, skipping: Skipping, step: int, sequence: PackedSequence, active: torch.Tensor | None, plan: Plan
+        self, state: _BranchState, step: int, sequence: PackedSequence, active: torch.Tensor | None, plan: Plan
     ) -> bool:
-        tokens = torch.arange(sequence.num_result, device=sequence.tokens.device) if active is None else active
+        skipping = state.skipping
+        assert skipping is not None  # who has none is not asked
         if plan.fresh:
             skipping.clear()
-        skipping.follow(tokens)
+        every = torch.arange(sequence.num_result, device=sequence.tokens.device) if active is None else active
+        skipping.follow(every)
 
         def signal() -> torch.Tensor:
-            part = sequence.select(sequence.num_condition + tokens)
+            part = state.part(sequence, active, {"text", "input"})[1]
             block = cast(UniRealBlock, self.call.transformer.transformer_blocks[0])
             with _in_place(block):
                 return block.norm1(part.tokens, part.temb, part.segments)[0]
@@ -162,8 +183,7 @@ class StepScheduler:
         store, condition = self._branches[branch.name].store, sequence.num_condition
         if store is None:
             return self.call.transformer.run(sequence)[:, condition:]
-        rows = _rows(sequence, active, reused)
-        part = sequence if rows is None else replace(sequence.select(rows), keys=sequence.keys)
+        rows, part = self._branches[branch.name].part(sequence, active, reused)
         fusion = plan.fusion if active is not None and branch.images else None
         store.begin(rows, sequence.rotary, None if fusion is None else self._blend(fusion, sequence))
         hidden = self.call.transformer.run(part, store)[:, part.num_condition :]

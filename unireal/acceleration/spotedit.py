@@ -27,6 +27,9 @@ from unireal.names import lookup
 from unireal.sample import Role
 
 FUSIONS = ("cache", "reference", "cos2", "cos2_recursive")
+# Shares of the steps (initial, reset), by whether attention is isolated. With full attention they are about those of
+# the released code; with isolated attention text and canvas never age (docs/acceleration.md has the comparison).
+SCHEDULES = {False: (0.1, 0.18), True: (0.04, 0.3)}
 
 
 @dataclass
@@ -41,7 +44,8 @@ class SpotEdit(Acceleration):
              stored again in every step.
     initial, last: share of the steps, at the start (at least one step) and at the end, that are full. The region kept
              ends as the canvas exactly only if no step at the end is full.
-    reset:   share of the steps from one full step to the next; 0 for none between.
+    reset:   share of the steps from one full step to the next; 0 for none between. initial and reset of None take what
+             suits the model's attention (SCHEDULES).
     dilation: tokens by which the computed region is grown.
     every_step: choose again in every step instead of once after each full step.
     paste:   the pipeline copies the canvas's pixels into the kept region, bit for bit; without, it is what the VAE
@@ -57,9 +61,9 @@ class SpotEdit(Acceleration):
     judge: str | Judge | None = None
     tau: float | Literal["two-means"] | None = None
     fusion: str = "cache"
-    initial: float = 0.1
+    initial: float | None = None
     last: float = 0.0
-    reset: float = 0.18
+    reset: float | None = None
     dilation: int = 0
     every_step: bool = False
     paste: bool = False
@@ -72,6 +76,8 @@ class SpotEdit(Acceleration):
         lookup(dict.fromkeys(FUSIONS), self.fusion, "fusion of spotedit")
         for name in ("initial", "last", "reset"):
             value = getattr(self, name)
+            if value is None and name != "last":
+                continue
             if not isinstance(value, int | float) or not 0 <= value <= 1:
                 raise ValueError(f"spotedit: {name} is a share of the steps from 0 to 1, got {value!r}")
         number = isinstance(self.tau, int | float) and 0 <= self.tau < math.inf
@@ -93,12 +99,14 @@ class SpotEdit(Acceleration):
             return [np.ones(size, bool)] * count
         return [pixel_mask(mask, size, token) for mask in self.mask]
 
-    def full_steps(self, num_steps: int) -> set[int]:
-        """Which steps are full whatever the image."""
-        initial = min(max(1, math.ceil(self.initial * num_steps)), num_steps)
+    def full_steps(self, num_steps: int, isolated: bool) -> set[int]:
+        """Which steps are full whatever the image; isolated: the kind of attention."""
+        usual = SCHEDULES[isolated]
+        start, reset = (u if x is None else x for x, u in zip((self.initial, self.reset), usual, strict=True))
+        initial = min(max(1, math.ceil(start * num_steps)), num_steps)
         end = num_steps - round(self.last * num_steps)
         full = {*range(initial), *range(end, num_steps)}
-        every = max(2, round(self.reset * num_steps)) if self.reset else num_steps
+        every = max(2, round(reset * num_steps)) if reset else num_steps
         return full | set(range(initial + every, end - 1, every))  # one that no partial step follows is of no use
 
 
@@ -123,7 +131,11 @@ def spot_edit(plugins: Iterable[Acceleration]) -> SpotEdit | None:
 
 
 class _Spot(TokenChoice):
-    """State of one call. kept: bool (B, rows, columns), None if none are; last: the last choice."""
+    """State of one call.
+
+    kept: bool (B, rows, columns), None if none are; last: the last choice; pixels: it as bool (B, 1, h, w).
+    shared, active: int64, ids of the tokens that all samples keep, and of the result tokens to compute.
+    """
 
     def __init__(self, settings: SpotEdit, layout: FrameLayout, frame: int):
         self.settings, self.frame = settings, frame
@@ -131,43 +143,44 @@ class _Spot(TokenChoice):
         self.patch = layout.patch
         self.canvas = layout.inputs[frame].float()  # (B, C, h, w)
         self.judge, self.threshold = make_judge(settings.judge, layout.codec, self.patch)
-        self.full_steps = settings.full_steps(layout.num_steps)
+        self.full_steps = settings.full_steps(layout.num_steps, layout.isolated)
         self.blends = settings.fusion != "cache"
         self.clean: torch.Tensor | None = None  # (B, C, h, w) that the last step pointed to
         self.kept: torch.Tensor | None = None
+        self.neutral = True  # nothing was kept yet
         self.block = 0  # the last full step
         tokens = [height * width // self.patch**2 for height, width in layout.sizes]
         self.others = torch.arange(tokens[0], sum(tokens), device=self.canvas.device)  # ids of the other results
         height, width = layout.sizes[0]
-        self.last = torch.zeros(len(self.canvas), height // self.patch, width // self.patch, dtype=torch.bool)
+        self._keep(torch.zeros(len(self.canvas), height // self.patch, width // self.patch, dtype=torch.bool))
 
     def plan(self, step: int, t: float, plan: Plan) -> None:
         if step in self.full_steps:
             plan.fresh = plan.must_run = True
             self.kept, self.block = None, step
+            if self.isolated and not self.neutral:  # as long as nothing was kept, all is as without plug-in bit for bit
+                self._reuse(plan, ("text", "input"), 0)
             return
-        first, kept = self.kept is None, self.kept
-        if kept is None or self.settings.every_step:
-            kept = self._choose() if kept is None else kept | self._choose()
-            self.kept = self.last = kept
-        if not kept.any():
-            self.kept = None
+        first = self.kept is None
+        if first or self.settings.every_step:
+            self._keep(self._choose() if self.kept is None else self.kept | self._choose())
+        if self.kept is None:
             return
         plan.must_run |= first
-        shared = kept.all(dim=0).flatten()  # (n,)
-        if not shared.any():
+        if not len(self.shared):
             return
-        plan.active = torch.cat([(~shared).nonzero()[:, 0], self.others])
+        plan.active = self.active
         plan.reuse["result"] = self.block
-        kinds, since = (("text", "input"), 0) if self.isolated else (("input",), self.block)
-        for kind in kinds:
-            plan.reuse[kind] = min(plan.reuse.get(kind, step), since)
-        plan.fusion = self._fusion(t, shared)
+        if self.isolated:
+            self._reuse(plan, ("text", "input"), 0)
+        else:
+            self._reuse(plan, ("input",), self.block)
+        plan.fusion = self._fusion(t)
 
     def guided(self, t: float, latents: list[torch.Tensor], velocities: list[torch.Tensor]) -> list[torch.Tensor]:
         if self.kept is not None:
             held = (latents[0] - self.canvas) / t
-            velocities = [torch.where(self._pixels(), held, velocities[0]), *velocities[1:]]
+            velocities = [torch.where(self.pixels, held, velocities[0]), *velocities[1:]]
         self.clean = latents[0] - t * velocities[0]
         return velocities
 
@@ -175,7 +188,22 @@ class _Spot(TokenChoice):
         self.settings.mask = (~self.last).cpu().numpy()
         if self.kept is None:
             return latents
-        return [torch.where(self._pixels(), self.canvas, latents[0]), *latents[1:]]
+        return [torch.where(self.pixels, self.canvas, latents[0]), *latents[1:]]
+
+    def _keep(self, kept: torch.Tensor) -> None:
+        """Takes a choice, bool (B, rows, columns)."""
+        self.last, self.kept = kept, kept if kept.any() else None
+        self.neutral &= self.kept is None
+        self.pixels = kept.repeat_interleave(self.patch, 1).repeat_interleave(self.patch, 2)[:, None]
+        shared = kept.all(dim=0).flatten()  # (n,)
+        self.shared = shared.nonzero()[:, 0]
+        self.active = torch.cat([(~shared).nonzero()[:, 0].to(self.others.device), self.others])
+
+    @staticmethod
+    def _reuse(plan: Plan, kinds: tuple[str, ...], since: int) -> None:
+        """Stored keys and values of these kinds will do if they are of this step or later."""
+        for kind in kinds:
+            plan.reuse[kind] = min(plan.reuse.get(kind, since), since)
 
     def _choose(self) -> torch.Tensor:
         """bool (B, rows, columns) of tokens that look like the canvas."""
@@ -187,14 +215,9 @@ class _Spot(TokenChoice):
             limit = two_means(scores.flatten(1))[..., None].clamp(max=TWO_MEANS_LIMIT * self.threshold)
         return ~grow(~(scores < limit), self.settings.dilation)
 
-    def _fusion(self, t: float, shared: torch.Tensor) -> Fusion | None:
+    def _fusion(self, t: float) -> Fusion | None:
         kind = self.settings.fusion
         if kind == "cache":
             return None
         weight = 0.0 if kind == "reference" else math.cos(math.pi * t / 2) ** 2
-        return Fusion(self.frame, shared.nonzero()[:, 0], weight, kind == "cos2_recursive")
-
-    def _pixels(self) -> torch.Tensor:
-        """The kept tokens as latent pixels, bool (B, 1, h, w)."""
-        assert self.kept is not None
-        return self.kept.repeat_interleave(self.patch, 1).repeat_interleave(self.patch, 2)[:, None]
+        return Fusion(self.frame, self.shared, weight, kind == "cos2_recursive")

@@ -11,7 +11,6 @@ Axes: C, h, w latent channels, rows and columns; H, W pixels; L text tokens, D t
 from __future__ import annotations
 
 import json
-import os
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ import torch
 
 from unireal.data.png import decode_png, encode_png
 from unireal.data.records import ParquetSamples
+from unireal.files import replacing
 from unireal.prompts import join
 from unireal.sample import Batch, Role, Sample
 
@@ -174,14 +174,9 @@ def _write(rows: Iterable[dict[str, Any]], path: Path, rows_per_group: int) -> N
     import pyarrow.parquet as pq
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    try:
-        pq.write_table(
-            pa.Table.from_pylist(list(rows), schema=_schema(path)), unfinished, row_group_size=rows_per_group
-        )
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    table = pa.Table.from_pylist(list(rows), schema=_schema(path))
+    with replacing(path, ".unfinished") as unfinished:
+        pq.write_table(table, unfinished, row_group_size=rows_per_group)
 
 
 def _schema(path: Path) -> Any:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence, Sized
 from itertools import islice
@@ -26,6 +25,7 @@ from unireal.data.mixture import Mixture
 from unireal.data.preparation import fitted
 from unireal.data.records import SHARD_NAME
 from unireal.data.sources import Source
+from unireal.files import replacing
 from unireal.prompts import join
 from unireal.sample import Frame, Sample
 from unireal.transforms import threshold, to_tensor
@@ -82,9 +82,9 @@ def precompute(options: argparse.Namespace) -> None:
         "dtype": options.dtype,
         "source": options.source,
     }
-    unfinished = folder / f".{ABOUT}.unfinished"
-    unfinished.write_text(json.dumps(about))
-    os.replace(unfinished, folder / ABOUT)  # last: without it the folder is none of encoded records
+    # last: without it the folder is none of encoded records
+    with replacing(folder / ABOUT, ".unfinished") as unfinished:
+        unfinished.write_text(json.dumps(about))
     print(f"{folder}: {count - mixture.bad} samples in {shards} shards, {len(encoder.known)} texts")
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import re
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from unireal.data.png import decode_png, encode_png, first_line
+from unireal.files import replacing
 from unireal.prompts import check_referring, parse_context
 from unireal.sample import Frame, Role, Sample
 from unireal.tasks import CONTROL_KINDS, MASK, Slot, TaskSpec, get_task
@@ -64,16 +64,12 @@ def write_shard(samples: Iterable[Sample], path: Path, metadata: Mapping[str, st
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    unfinished = path.with_name(f".{path.name}.unfinished")
     schema = _schema()
-    try:
-        with pq.ParquetWriter(unfinished, schema) as writer:
-            for group in _groups(to_row(sample) for sample in samples):
-                writer.write_table(pa.Table.from_pylist(group, schema=schema))
-            writer.add_key_value_metadata(metadata or {})
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    # One name for all attempts: a worker that takes over from a killed one leaves nothing behind.
+    with replacing(path, ".unfinished") as unfinished, pq.ParquetWriter(unfinished, schema) as writer:
+        for group in _groups(to_row(sample) for sample in samples):
+            writer.write_table(pa.Table.from_pylist(group, schema=schema))
+        writer.add_key_value_metadata(metadata or {})
 
 
 def shard_metadata(path: Path) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Iterator
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,12 @@ def _page(spec: TaskSpec, engine: Engine) -> Form:
             with tempfile.TemporaryDirectory(prefix="unireal-") as name:
                 folder = Path(name)
                 for news in engine.run(recipe, video, folder / f"{spec.name}.mp4"):
-                    yield results.finished(news, folder) if isinstance(news, Outcome) else results.progress(news)
+                    if not isinstance(news, Outcome):
+                        yield results.progress(news)
+                        continue
+                    for notice in news.notices:
+                        gr.Warning(escape(notice, quote=False))
+                    yield results.finished(news, folder)
         except ValueError as error:
             told = re.sub(r"--(?=[a-z])", "", str(error))  # a visitor sees fields, not options of a command
             yield {results.status: status(f"not done: {told}"), results.result: None}

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from unireal.demo.limits import Limits
-from unireal.metadata import Recipe
+from unireal.metadata import Recipe, video_comment
+from unireal.notices import collected
 from unireal.tasks import TASKS
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class Outcome:
     """What a call gave.
 
     images: all results of all variants, in order; edited: see UniRealPipelineOutput; video: the file of a video task.
-    sample: what the model was given.
+    sample: what the model was given. notices: what the pipeline had to say.
     """
 
     recipe: Recipe
@@ -55,6 +56,7 @@ class Outcome:
     images: list[Image.Image] = field(default_factory=list)
     edited: list[Image.Image] | None = None
     video: Path | None = None
+    notices: list[str] = field(default_factory=list)
 
 
 class Engine:
@@ -166,14 +168,15 @@ class Engine:
             "accelerate": recipe.accelerate,
         }
         arguments = vars(recipe.request) | {"video": None} | how
-        if spec.video:
-            assert output is not None
-            self._save_video(pipeline, arguments, clip, output, watch)
-            return Outcome(recipe, sample, watch.seconds(), video=output)
-        out = pipeline(**arguments, callback_on_step_end=watch.after_step)
+        with collected() as notices:
+            if spec.video:
+                assert output is not None
+                self._save_video(pipeline, arguments, clip, output, watch, video_comment(recipe))
+                return Outcome(recipe, sample, watch.seconds(), video=output, notices=notices)
+            out = pipeline(**arguments, callback_on_step_end=watch.after_step)
         assert not isinstance(out, tuple)
         images = [image for frames in out.results for image in frames]
-        return Outcome(recipe, sample, watch.seconds(), images, out.edited)
+        return Outcome(recipe, sample, watch.seconds(), images, out.edited, notices=notices)
 
     def _check_sizes(self, sample: Sample, native: int) -> None:
         most = min(self.limits.side, self.limits.scale * native)
@@ -186,7 +189,7 @@ class Engine:
                 )
 
     def _save_video(
-        self, pipeline: UniRealPipeline, arguments: dict[str, Any], clip: Any, output: Path, watch: _Watch
+        self, pipeline: UniRealPipeline, arguments: dict[str, Any], clip: Any, output: Path, watch: _Watch, comment: str
     ) -> None:
         from unireal.video.command import save_video
 
@@ -200,7 +203,7 @@ class Engine:
                 watch.tell(count, total, frame)
                 yield frame
 
-        save_video(make, output, clip, trim=arguments["num_frames"] is not None)
+        save_video(make, output, clip, trim=arguments["num_frames"] is not None, comment=comment)
 
 
 class _Watch:

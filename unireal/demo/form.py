@@ -69,12 +69,15 @@ class Form:
         for card in self.cards:
             frames |= card.read(given, size, tuple(native))
         video = frames.pop("video", None)
+        count: int | None = int(given["num_results"])
+        if self.spec.video and count == self.spec.num_results[0]:
+            count = None  # the page's own value: as suits the length
         request = Request(
             task=self.spec.name,
             prompt=given["prompt"] or "",
             size=size,
             context=", ".join(given["context"] or []),
-            num_results=int(given["num_results"]),
+            num_results=count,
             num_frames=_whole(given.get("num_frames")),
             **frames,
         )

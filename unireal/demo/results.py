@@ -136,6 +136,7 @@ def report(outcome: Outcome) -> dict[str, Any]:
         "size": f"{width}x{height}",
         "seconds": round(outcome.seconds, 3),
         **recipe.options(),
+        **({"warnings": outcome.notices} if outcome.notices else {}),
     }
 
 

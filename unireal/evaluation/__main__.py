@@ -22,6 +22,9 @@ import torch
 from unireal.evaluation import BENCHMARKS
 from unireal.evaluation.arguments import Parser
 from unireal.evaluation.benchmarks import PUBLIC
+from unireal.evaluation.benchmarks.base import device
+from unireal.evaluation.measures.frames import load_frame_encoder
+from unireal.evaluation.world import PICTURED
 from unireal.names import lookup
 
 WORLD_LIMIT = 256  # samples per recipe
@@ -32,8 +35,8 @@ COMMANDS = {name: f"unireal.evaluation.{module}" for name, module in
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="python -m unireal.evaluation",
-        description="Scores a model, a baseline or a folder of pictures on a benchmark. world: DIR/world.json, .md and"
-        " .png; the others: DIR/images, items.jsonl, summary.json, summary.md, index.html.",
+        description="Scores a model, a baseline or a folder of pictures on a benchmark. DIR/index.html, items.jsonl,"
+        " summary.json, images; and world.json, world.md and world.png, or summary.md of the others.",
         epilog=f"other commands, each with a --help of its own: {', '.join(COMMANDS)}",
     )
     add = parser.add_argument
@@ -46,9 +49,19 @@ def _parser() -> argparse.ArgumentParser:
     add("--steps", metavar="N", type=int, help="denoising steps (default: the model's)")
     add("--guidance", metavar="G", type=float, help="text guidance (default: the model's)")
     add("--image-guidance", metavar="G", type=float, help="image guidance (default: the model's)")
-    add("--batch-size", metavar="N", type=int, default=32, help="samples per call, for world (default: 32)")
     add("--seed", metavar="N", type=int, default=0, help="of the model's noise (default: 0)")
     add("--threads", metavar="N", type=int, help="CPU threads (default: all)")
+    world = parser.add_argument_group("for world")
+    add = world.add_argument
+    add("--batch-size", metavar="N", type=int, default=32, help="samples per call (default: 32)")
+    add(
+        "--pictures",
+        metavar="N",
+        type=int,
+        default=PICTURED,
+        help=f"scenes per recipe on the page (default: {PICTURED})",
+    )
+    add("--frame-encoder", metavar="M", help="CLIP or DINO, folder or hub id: adds frame similarity (CLIP-F)")
     public = parser.add_argument_group("for all benchmarks but world")
     add = public.add_argument
     add("--data", metavar="DIR", help="the data set's folder, or hub id (default: the data set's own, if it is there)")
@@ -58,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--score-only", action="store_true", help="score the pictures that DIR holds")
     add("--backbone", metavar="ROLE=NAME", action="append", default=[], help="another network behind the metrics")
     add("--skip", metavar="NAMES", default="", help="metrics to leave out, separated by commas")
-    add("--also", metavar="NAMES", default="", help="more: dreamsim; fid, kid (of the set)")
+    add("--also", metavar="NAMES", default="", help="more: pickscore, dreamsim; fid, kid (of the set)")
     add("--workers", metavar="N", type=int, default=2, help="threads that decode pictures (default: 2)")
     return parser
 
@@ -92,7 +105,14 @@ def _public(options: argparse.Namespace) -> Callable[[], str]:
 def _world(options: argparse.Namespace) -> Callable[[], str]:
     only = tuple(name.strip() for name in options.only.split(",") if name.strip())
     limit = WORLD_LIMIT if options.limit is None else options.limit
-    benchmark = BENCHMARKS[options.benchmark](limit=limit, batch_size=options.batch_size, seed=options.seed, only=only)
+    benchmark = BENCHMARKS[options.benchmark](
+        limit=limit,
+        batch_size=options.batch_size,
+        seed=options.seed,
+        only=only,
+        pictured=options.pictures,
+        frame_encoder=None if options.frame_encoder is None else load_frame_encoder(options.frame_encoder, device()),
+    )
     if (options.model is None) == (options.baseline is None):
         raise ValueError("what to score is not clear; give either --model or --baseline")
     options.output.mkdir(parents=True, exist_ok=True)

@@ -114,7 +114,7 @@ class Clip(Backbone):
     def __init__(self, name: str, model: Any, tokenizer: Any, mean: Sequence[float], std: Sequence[float], device: Any):
         super().__init__(name, model, mean, std, device)
         self.tokenizer = tokenizer
-        self.size: int = model.config.vision_config.image_size
+        self.size: int = getattr(model.config, "vision_config", model.config).image_size
         self._texts: dict[str, torch.Tensor] = {}
 
     @classmethod
@@ -143,9 +143,11 @@ class Clip(Backbone):
 
     def pictures(self, pictures: Sequence[Picture], key: str = "crop", view: View | None = None) -> torch.Tensor:
         """float32 (N, D)."""
-        run = self.model.get_image_features
-        found = self.features(key, pictures, view or self.crop, lambda batch: run(pixel_values=batch).pooler_output)
-        return torch.stack(found)
+        return torch.stack(self.features(key, pictures, view or self.crop, self.embed))
+
+    def embed(self, batch: torch.Tensor) -> torch.Tensor:
+        """float32 (N, 3, size, size), normalised, to (N, D)."""
+        return self.model.get_image_features(pixel_values=batch).pooler_output
 
     def texts(self, texts: Sequence[str]) -> torch.Tensor:
         """float32 (N, D). Texts longer than the context are cut off, as torchmetrics and InstructPix2Pix do."""
@@ -157,6 +159,13 @@ class Clip(Backbone):
                 found = self.model.get_text_features(**tokens.to(self.device)).pooler_output
             self._texts |= dict(zip(missing, found.float().cpu(), strict=True))
         return torch.stack([self._texts[text] for text in texts])
+
+
+class ClipVision(Clip):
+    """The half of CLIP that sees, CLIPVisionModelWithProjection."""
+
+    def embed(self, batch: torch.Tensor) -> torch.Tensor:
+        return self.model(pixel_values=batch).image_embeds
 
 
 class Dino(Backbone):
@@ -211,13 +220,32 @@ class Dino(Backbone):
         return self.model(pixel_values=batch, **options).last_hidden_state
 
 
+def load_vision(name: str, device: str | torch.device = "cpu") -> Clip | Dino:
+    """What a folder or hub id holds, for metrics that embed pictures alone: a CLIP, with or without its half for texts,
+    whose tokenizer is not loaded, or a DINO. Raises ValueError if it is neither or cannot be loaded."""
+    from transformers import CLIPModel, CLIPVisionModelWithProjection
+
+    kind = _model_type(name)
+    if kind == "vit" or "dinov2" in kind:
+        return Dino.load(name, device)
+    kinds = {"clip": (Clip, CLIPModel), "clip_vision_model": (ClipVision, CLIPVisionModelWithProjection)}
+    if kind not in kinds:
+        raise ValueError(f"{name!r} holds a network of type {kind!r}; give a CLIP or a DINO")
+    wrapper, network = kinds[kind]
+    return wrapper(name, _loaded(network, name, "CLIP model"), None, *_statistics(name), torch.device(device))
+
+
 def _loaded(kind: Any, name: str, what: str, **options: Any) -> Any:
+    options |= {"use_safetensors": True, "dtype": torch.float32, "output_loading_info": True}
     try:
-        return kind.from_pretrained(name, use_safetensors=True, dtype=torch.float32, **options)
+        model, found = kind.from_pretrained(name, **options)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ValueError(
             f"{what} {name!r} cannot be loaded ({_line(error)}); give a folder or hub id with safetensors"
         ) from error
+    if missing := sorted(found["missing_keys"]):  # transformers makes them up at random
+        raise ValueError(f"{what} {name!r} lacks {len(missing)} weights, such as {missing[0]}; give a complete one")
+    return model
 
 
 def _model_type(name: str) -> str:

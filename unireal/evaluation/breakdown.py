@@ -1,4 +1,5 @@
-"""Means of item scores by the survey's edit types and input conditions, for any run folder."""
+"""Means of item scores by the survey's edit types and input conditions and by what control frames show, for any run
+folder."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from unireal.evaluation.results import MODEL, ItemResult
 from unireal.sample import Role
-from unireal.tasks import TASKS
+from unireal.tasks import CONTROL_KINDS, TASKS
 from unireal.taxonomy import EDIT_TYPES, INPUT_CONDITIONS, TEXTUAL, accepted_conditions
 
 OTHER = "other"  # items whose edit is none of the twelve types
@@ -38,8 +39,12 @@ class Mean:
         return cls(float(known.mean()) if len(known) else None, error, len(known), len(scores) - len(known))
 
 
+def known_edit_types(item: ItemResult) -> tuple[str, ...]:
+    return (item.edit_type,) if item.edit_type else ()
+
+
 def edit_types(item: ItemResult) -> tuple[str, ...]:
-    return (item.edit_type or OTHER,)
+    return known_edit_types(item) or (OTHER,)
 
 
 def conditions(item: ItemResult) -> tuple[str, ...]:
@@ -51,7 +56,20 @@ def conditions(item: ItemResult) -> tuple[str, ...]:
     return ("text", *(c for c in accepted_conditions(certain) if c not in TEXTUAL))
 
 
-BREAKDOWNS: tuple[tuple[str, Tags], ...] = (("Edit types", edit_types), ("Input conditions", conditions))
+def controls(item: ItemResult) -> tuple[str, ...]:
+    return tuple(item.controls)
+
+
+def categories(item: ItemResult) -> tuple[str, ...]:
+    """The data set's own word for the kind of edit, if it has one."""
+    return (item.category,) if item.category else ()
+
+
+BREAKDOWNS: tuple[tuple[str, Tags], ...] = (
+    ("Edit types", edit_types),
+    ("Input conditions", conditions),
+    ("Control frames", controls),
+)
 
 
 def metrics_of(items: Sequence[ItemResult]) -> list[str]:
@@ -60,13 +78,14 @@ def metrics_of(items: Sequence[ItemResult]) -> list[str]:
 
 
 def scores_of(items: Sequence[ItemResult], metric: str) -> dict[str, list[float | None]]:
-    """System ("model", "copy", ...) -> the metric of every item, None where there is none.
+    """System ("model", "copy", ...) -> the metric of every item of which it is measured, None where there is none.
 
     Baselines that never have the metric are left out.
     """
+    items = [item for item in items if metric in item.scores]
     systems = list(dict.fromkeys(name for item in items for name in item.baselines))
     found = {MODEL: [item.scores.get(metric) for item in items]}
-    found |= {name: [item.baselines.get(name, {}).get(metric) for item in items] for name in systems}
+    found |= {name: [i.baselines[name].get(metric) for i in items if name in i.baselines] for name in systems}
     return {name: scores for name, scores in found.items() if name == MODEL or any(s is not None for s in scores)}
 
 
@@ -79,21 +98,25 @@ def breakdown(items: Sequence[ItemResult], tags: Tags) -> dict[str, dict[str, di
     for item in items:
         for tag in tags(item):
             groups[tag].append(item)
-    ordered = [tag for tag in (*EDIT_TYPES, OTHER, *INPUT_CONDITIONS) if tag in groups]
+    known = dict.fromkeys((*EDIT_TYPES, OTHER, *INPUT_CONDITIONS, *CONTROL_KINDS))
+    ordered = [tag for tag in known if tag in groups]
     ordered += [tag for tag in groups if tag not in ordered]
     return {
         metric: {
             tag: {system: Mean.of(scores) for system, scores in scores_of(groups[tag], metric).items()}
             for tag in ordered
+            if any(metric in item.scores for item in groups[tag])
         }
         for metric in metrics_of(items)
     }
 
 
 def to_markdown(items: Sequence[ItemResult]) -> str:
-    """Two tables: by edit type and by input condition."""
+    """A table for each of BREAKDOWNS that has groups."""
     lines = []
-    for title, tags in (("Edit types", edit_types), ("Input conditions", conditions)):
+    for title, tags in BREAKDOWNS:
+        if not any(map(tags, items)):
+            continue
         lines += [
             f"## {title}",
             "",

@@ -17,19 +17,25 @@ from pathlib import Path
 import numpy as np
 
 from unireal.evaluation.arguments import Parser
-from unireal.evaluation.breakdown import metrics_of, number
+from unireal.evaluation.breakdown import Tags, categories, conditions, controls, known_edit_types, metrics_of, number
 from unireal.evaluation.results import MODEL, ItemResult, RunFolder, SummaryRow, write_json, write_text
 from unireal.names import lookup
 
 RESAMPLES = 9999
 MIN_ITEMS = 8  # a bootstrap of fewer is far too sure of itself
 UNKNOWN = "unknown"
+BY: dict[str, Tags] = {
+    "edit-type": known_edit_types,
+    "condition": conditions,
+    "control": controls,
+    "category": categories,
+}
 _SAME = ("backbone", "reference", "resolution", "unit", "better")
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One metric on one group of items ("all", or an edit type).
+    """One metric on one group of items ("all", or those with a tag: an edit type, a category, ...).
 
     a, b: means over the n common items; difference: b - a.
     low, high: its confidence interval, None below MIN_ITEMS.
@@ -60,11 +66,12 @@ def compare(
     confidence: float = 0.95,
     resamples: int = RESAMPLES,
     seed: int = 0,
+    tags: Tags = known_edit_types,
 ) -> tuple[list[Comparison], list[str]]:
     """The comparisons, and notes on what cannot be compared.
 
-    metrics: names, all common ones if empty. Raises ValueError if the runs have no items or metrics in common, or ask
-    for different things under the same id.
+    metrics: names, all common ones if empty. tags: what items are grouped by, beside all of them together.
+    Raises ValueError if the runs have no items or metrics in common, or ask for different things under the same id.
     """
     pairs = _pairs(a, b)
     known = [m for m in metrics_of([x for x, _ in pairs]) if m in metrics_of([y for _, y in pairs])]
@@ -80,8 +87,9 @@ def compare(
         better = mine.better if mine else UNKNOWN
         groups: dict[str, list[tuple[ItemResult, ItemResult]]] = {"all": pairs}
         for pair in pairs:
-            if pair[0].edit_type:
-                groups.setdefault(pair[0].edit_type, []).append(pair)
+            for tag in tags(pair[0]):
+                groups.setdefault(tag, []).append(pair)
+        groups = {group: members for group, members in groups.items() if _scored(metric, members)}
         rows += [_compare(metric, g, better, members, confidence, resamples, seed) for g, members in groups.items()]
     if not rows:
         raise ValueError("; ".join(notes) or f"{a.path} and {b.path} have no metric in common; score both alike")
@@ -99,6 +107,11 @@ def _pairs(a: RunFolder, b: RunFolder) -> list[tuple[ItemResult, ItemResult]]:
     return pairs
 
 
+def _scored(metric: str, pairs: Sequence[tuple[ItemResult, ItemResult]]) -> bool:
+    """Whether the metric is one of these items; those of other kinds may have other metrics."""
+    return any(metric in item.scores for pair in pairs for item in pair)
+
+
 def _facts(run: RunFolder) -> Mapping[str, SummaryRow]:
     """What each metric of the run depends on."""
     rows = run.summary() if (run.path / "summary.json").exists() else []
@@ -114,6 +127,7 @@ def _compare(
     resamples: int,
     seed: int,
 ) -> Comparison:
+    pairs = [pair for pair in pairs if _scored(metric, [pair])]
     scores = [(x.scores.get(metric), y.scores.get(metric)) for x, y in pairs]
     both = np.array([(x, y) for x, y in scores if x is not None and y is not None], float).reshape(-1, 2)
     present = Counter((x is not None, y is not None) for x, y in scores)
@@ -163,6 +177,7 @@ def main(arguments: list[str] | None = None) -> int:
     add("a", metavar="A", type=Path, help="run folder")
     add("b", metavar="B", type=Path, help="run folder of the same benchmark")
     add("--metric", metavar="NAME", nargs="+", default=[], help="what to compare (default: all common metrics)")
+    add("--by", choices=BY, default="edit-type", help="what items are grouped by (default: %(default)s)")
     add("--confidence", metavar="P", type=float, default=0.95, help="of the intervals, above 0 and below 1")
     add("--resamples", metavar="N", type=int, default=RESAMPLES, help="bootstrap samples (default: %(default)s)")
     add("--seed", metavar="N", type=int, default=0)
@@ -172,10 +187,12 @@ def main(arguments: list[str] | None = None) -> int:
         if not 0 < options.confidence < 1 or options.resamples < 100 or options.seed < 0:
             raise ValueError("--confidence is above 0 and below 1, --resamples at least 100, --seed at least 0")
         runs = RunFolder(options.a), RunFolder(options.b)
-        rows, notes = compare(*runs, options.metric, options.confidence, options.resamples, options.seed)
+        rows, notes = compare(
+            *runs, options.metric, options.confidence, options.resamples, options.seed, BY[options.by]
+        )
         text = to_markdown(options.a, options.b, rows, notes, options.confidence)
         if options.output is not None:
-            settings = {"a": str(options.a), "b": str(options.b), "confidence": options.confidence}
+            settings = {"a": str(options.a), "b": str(options.b), "confidence": options.confidence, "by": options.by}
             settings |= {"resamples": options.resamples, "seed": options.seed, "notes": notes}
             write_json(options.output / "compare.json", settings | {"rows": [asdict(row) for row in rows]})
             write_text(options.output / "compare.md", text + "\n")

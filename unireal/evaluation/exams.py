@@ -15,6 +15,7 @@ from data_builders.world.render import DEPTH_RANGE, decode_depth, render
 from data_builders.world.scene import COLORS, SHAPES, Scene, Thing
 from data_builders.world.video_recipes import endings
 from unireal.evaluation import metrics
+from unireal.evaluation.measures.frames import FrameEncoder
 from unireal.evaluation.report import Bar
 from unireal.sample import Sample
 from unireal.tasks import TASKS
@@ -70,13 +71,29 @@ class Item:
 
 @dataclass(frozen=True)
 class Metric:
-    """measure: of one item and its outputs; combine: the measures of all items to mean, standard error and n."""
+    """measure: of one item and its outputs; combine: the measures of all items to mean, standard error and n.
+
+    parts: what `measure` gives if that is no score of this name: a name and whether "higher" or "lower" is better for
+    each of its numbers. backbone: the network behind it; seen: the resolution at which it sees results, else their own.
+    """
 
     name: str
     unit: str
     measure: Callable[[Item, Outputs], Any]
     higher: bool = True
     combine: Callable[[list[Any]], tuple[float, float, int]] = metrics.mean
+    parts: tuple[tuple[str, str], ...] = ()
+    backbone: str = "none"
+    seen: str | None = None
+
+    @property
+    def better(self) -> str:
+        return "higher" if self.higher else "lower"
+
+    def scores(self, measured: Any) -> dict[str, float]:
+        """What was measured of one item, by name."""
+        names = [name for name, _ in self.parts] or [self.name]
+        return dict(zip(names, measured if isinstance(measured, tuple) else (measured,), strict=True))
 
 
 def _masks(item: Item, outputs: Outputs, measure: Callable[..., Any], index: int = 0) -> Any:
@@ -149,6 +166,7 @@ _MASK, _MASK_RES2 = (
             "0..1",
             partial(_masks, measure=metrics.overlap, index=index),
             combine=metrics.pooled_ratio,
+            parts=((f"intersection{suffix}", "higher"), (f"union{suffix}", "lower")),
         ),
     )
     for index, suffix in enumerate(("", " RES2"))
@@ -162,7 +180,7 @@ _DEPTH = (
 _DEPTH_RES2 = Metric("AbsRel RES2", "ratio", partial(_depth, measure=metrics.abs_rel, index=1), higher=False)
 _VIDEO_EDIT = (
     Metric("changed PSNR", "dB", partial(_all_frames, part=lambda mask: mask)),
-    Metric("temporal PSNR", "dB", _over_time, combine=metrics.pooled_psnr),
+    Metric("temporal PSNR", "dB", _over_time, combine=metrics.pooled_psnr, parts=(("temporal error", "lower"),)),
     Metric("unchanged PSNR", "dB", partial(_all_frames, part=np.logical_not)),
     Metric("full PSNR", "dB", _all_frames),
 )
@@ -179,7 +197,8 @@ _THINGS, _FIRST_THING = (
 EXAMS: dict[str, tuple[Metric, ...]] = {
     **dict.fromkeys(("recolor", "remove", "add", "move"), _EDIT),
     "replace": (_FULL, _CHANGED, _UNCHANGED),
-    **dict.fromkeys(("background", "resize", "frame2frame", "insert", "tryon"), _EDIT),
+    **dict.fromkeys(("background", "resize", "turn", "expression", "frame2frame", "insert", "tryon"), _EDIT),
+    **dict.fromkeys(("viewpoint", "style"), (_FULL,)),
     **dict.fromkeys(("customize1", "customize2"), (*_THINGS, _FULL)),
     **{f"control_{kind}": (_FULL, *_FIRST_THING) for kind in (*CONTROLS, "drag")},
     "depth": _DEPTH,
@@ -197,6 +216,19 @@ EXAMS: dict[str, tuple[Metric, ...]] = {
     "edit_depth": (*_EDIT, _DEPTH_RES2),
     "customize2_mask": (*_THINGS, *_MASK_RES2, _FULL),
 }
+
+
+def frame_similarity(encoder: FrameEncoder) -> Metric:
+    """Of consecutive result frames to a network (CLIP-F, as Ditto has it). What stands still has 100, so it is to be
+    read beside the truth's, the copy's and the quality of the frames."""
+    return Metric(
+        "frame similarity",
+        "-100..100",
+        lambda item, outputs: encoder.similarity(outputs),
+        backbone=encoder.name,
+        seen=encoder.resolution,
+    )
+
 
 # What has to be reached on the standard set.
 BARS: dict[tuple[str, str], Bar] = {

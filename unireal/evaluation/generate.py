@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from unireal.evaluation.benchmarks.sources import SUFFIXES, find_picture
 from unireal.evaluation.models import Model
-from unireal.evaluation.results import Item, RunFolder, write_file, write_json
+from unireal.evaluation.results import Item, RunFolder, save_picture, write_file, write_json
 from unireal.transforms import load_image
 
 FAILURES = "failures.json"
@@ -77,11 +76,6 @@ def check_settings(run: RunFolder, settings: dict[str, Any]) -> None:
         raise ValueError(f"{run.path} holds a run of other settings ({what}); give another --output")
     if not known:
         run.write_settings(settings)
-
-
-def save_picture(path: Path, pixels: np.ndarray) -> None:
-    """uint8 (H, W, 3) as a PNG, whole or not at all."""
-    write_file(path, lambda temporary: Image.fromarray(pixels).save(temporary, format="PNG", compress_level=1))
 
 
 def _inputs(item: Item, run: RunFolder) -> list[np.ndarray]:

@@ -1,8 +1,8 @@
 """A run folder as a page to look at: python -m unireal.evaluation html DIR
 
-DIR/index.html shows the summary, plots, means by edit type and input condition, and all items with their pictures,
-which can be sorted by score. Pictures are linked, so the folder can be moved or published as a whole. DIR/breakdown.md
-holds the same means.
+DIR/index.html shows the summary, plots, means by edit type, input condition and control frames, and the items that
+have pictures (of the world benchmark some scenes per recipe), which can be sorted by score. Pictures are linked, so the
+folder can be moved or published as a whole. DIR/breakdown.md holds the same means.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ from urllib.parse import quote
 from unireal.evaluation import plots
 from unireal.evaluation.arguments import Parser
 from unireal.evaluation.breakdown import (
+    BREAKDOWNS,
     Tags,
     breakdown,
     by_system,
     conditions,
+    controls,
     edit_types,
     metrics_of,
     number,
@@ -41,22 +43,25 @@ def write(folder: Path) -> Path:
     run = RunFolder(Path(folder))
     items = run.items()
     summary = run.summary() if (run.path / "summary.json").exists() else []
+    shown = [item for item in items if item.inputs or item.output or item.failure]
     settings = run.settings()
     content = {
         "title": str(settings.get("benchmark", run.path.resolve().name)),
         "settings": settings,
         "summary": summary,
+        "count": len(items),
         "failures": sum(item.failure is not None for item in items),
         "parts": [
             _spread(items),
-            _groups("Edit types", items, edit_types),
-            _groups("Input conditions", items, conditions),
+            *(_groups(title, items, tags) for title, tags in BREAKDOWNS if any(map(tags, items))),
         ],
         "judges": [json.loads(path.read_text(encoding="utf-8")) for path in sorted(run.path.glob("judge-*.json"))],
         "metrics": metrics_of(items),
-        "types": sorted({tag for item in items for tag in edit_types(item)}),
-        "conditions": sorted({tag for item in items for tag in conditions(item)}),
-        "items": [_card(run, item) for item in items],
+        "categories": list(dict.fromkeys(item.category for item in shown if item.category)),
+        "types": sorted({tag for item in shown for tag in edit_types(item)}),
+        "conditions": sorted({tag for item in shown for tag in conditions(item)}),
+        "controls": sorted({tag for item in shown for tag in controls(item)}),
+        "items": [_card(run, item) for item in shown],
     }
     write_text(run.path / "breakdown.md", to_markdown(items))
     return write_text(run.path / "index.html", _template().render(content))
@@ -115,7 +120,10 @@ def _markup(svg: str) -> Any:
 def _card(run: RunFolder, item: ItemResult) -> dict[str, Any]:
     pictures = [(f"input {k}", path) for k, path in enumerate(item.inputs, start=1)]
     pictures += [("truth", item.truth)] if item.truth else []
+    pictures += _numbered("truth", item.further.get("truth", []), first=2)
     pictures += _outputs(run, item)
+    for name, paths in item.further.items():
+        pictures += _numbered(name, paths) if name != "truth" else []
     return {
         "id": item.id,
         "instruction": item.instruction,
@@ -123,6 +131,7 @@ def _card(run: RunFolder, item: ItemResult) -> dict[str, Any]:
         "category": item.category,
         "type": edit_types(item)[0],
         "conditions": conditions(item),
+        "controls": controls(item),
         "faults": item.faults,
         "pictures": [{"name": name, "source": quote(path)} for name, path in pictures],
         "scores": item.scores,
@@ -138,3 +147,10 @@ def _outputs(run: RunFolder, item: ItemResult) -> list[tuple[str, str]]:
     count = min(item.frames, MAX_FRAMES)
     chosen = sorted({round(i * (item.frames - 1) / max(count - 1, 1)) for i in range(count)})
     return [(f"output frame {k + 1}", run.image(item.id, k).relative_to(run.path).as_posix()) for k in chosen]
+
+
+def _numbered(name: str, paths: Sequence[str], first: int = 1) -> list[tuple[str, str]]:
+    """Captions of some pictures of one kind; a single one needs no number."""
+    if first == 1 and len(paths) == 1:
+        return [(name, paths[0])]
+    return [(f"{name} {number}", path) for number, path in enumerate(paths, start=first)]

@@ -14,6 +14,7 @@ from PIL import Image
 
 from unireal.evaluation.results import Item
 from unireal.model.folder import SHIPPED
+from unireal.sample import Role
 from unireal.tasks import TASKS
 
 OURS = "UniRealPipeline"
@@ -72,7 +73,8 @@ class UniReal:
             count = len(inputs) if item.video else slot.maximum
             taken, inputs = inputs[:count], inputs[count:]
             if taken:
-                given[slot.option] = taken
+                of_kinds = slot.role is Role.CONTROL
+                given[slot.option] = list(zip(item.controls, taken, strict=True)) if of_kinds else taken
         return given
 
 

@@ -11,7 +11,7 @@ from html import escape
 
 import numpy as np
 
-_COLORS = ("#2f6fb5", "#a8a8a8", "#d98a2b", "#4f9d69")  # model, copy, further baselines
+_COLORS = ("#2f6fb5", "#a8a8a8", "#d98a2b", "#4f9d69", "#8e5fa8", "#5aa9b5")  # model, copy, further baselines
 _INK = "#333"
 _WIDTH, _ROW, _LABEL = 560, 16, 190  # pixels
 

@@ -1,18 +1,19 @@
-"""What a benchmark found: as JSON, as a Markdown table and as a sheet of examples."""
+"""What a benchmark found: as JSON, as a Markdown table, as a sheet of examples, and as a run folder with a page."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import textwrap
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
+
+from unireal.evaluation import html
+from unireal.evaluation.results import ItemResult, RunFolder, SummaryRow, save_picture, write_file, write_text
 
 _GAP = 4
 _TEXT = 13  # pixels of a line of text
@@ -80,12 +81,19 @@ class Example:
 
 @dataclass
 class Report:
-    """Scores and examples of a benchmark; settings: JSON-serialisable facts on how they came about."""
+    """Scores and examples of a benchmark.
+
+    settings: JSON-serialisable facts on how they came about. rows and examples are what it is about in short; lines,
+    summary and pictures (path -> uint8 (H, W, 3)) what a run folder holds of every sample.
+    """
 
     benchmark: str
     settings: dict[str, Any]
     rows: list[Row] = field(default_factory=list)
     examples: list[list[Example]] = field(default_factory=list)  # one list per line of the sheet
+    lines: list[ItemResult] = field(default_factory=list)
+    summary: list[SummaryRow] = field(default_factory=list)
+    pictures: dict[str, np.ndarray] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """Infinite values are "inf", undefined ones null."""
@@ -115,22 +123,23 @@ class Report:
         return page
 
     def write(self, folder: Path) -> list[Path]:
-        """Writes NAME.json, NAME.md and NAME.png, each whole or not at all. Returns their paths."""
-        folder.mkdir(parents=True, exist_ok=True)
-        paths = [folder / f"{self.benchmark}{suffix}" for suffix in (".json", ".md", ".png")]
-        _write(paths[0], lambda path: path.write_text(self.to_json(), encoding="utf-8"))
-        _write(paths[1], lambda path: path.write_text(self.to_markdown(), encoding="utf-8"))
-        _write(paths[2], lambda path: self.sheet().save(path, format="PNG"))
-        return paths
+        """Writes NAME.json, NAME.md and NAME.png, and the run folder with its page around them, each file whole or not
+        at all. Returns the paths of the three and of the page."""
+        name = folder / self.benchmark
+        return [
+            write_text(name.with_suffix(".json"), self.to_json()),
+            write_text(name.with_suffix(".md"), self.to_markdown()),
+            write_file(name.with_suffix(".png"), lambda path: self.sheet().save(path, format="PNG")),
+            self._write_run(RunFolder(folder)),
+        ]
 
-
-def _write(path: Path, save: Callable[[Path], Any]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        save(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    def _write_run(self, run: RunFolder) -> Path:
+        for path, pixels in self.pictures.items():
+            save_picture(run.path / path, pixels)
+        run.write_settings({"benchmark": self.benchmark} | self.settings)
+        run.write_items(self.lines)
+        run.write_summary(self.summary)
+        return html.write(run.path)
 
 
 def _plain(value: Any) -> Any:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -23,6 +22,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
+
+from unireal.files import replacing
 
 MODEL, COPY = "model", "copy"  # systems of a summary row
 UNFILTERED = "none"
@@ -38,7 +40,8 @@ class Item:
     task:        a name in unireal.tasks.TASKS.
     instruction: what to do, as the data set words it.
     category:    the data set's own word for the kind of edit ("subject-add", "1_change_object_80", ...) or "".
-    edit_type:   one of the 12 of unireal.evaluation.taxonomy, None where none fits.
+    edit_type:   one of the 12 of unireal.taxonomy, None where none fits.
+    controls:    what the inputs that are control frames show, in their order, for tasks that take several kinds.
     inputs:      pictures uint8 (H, W, 3) that go into the model, canvases first. truth: what should come out, if known.
     video:       frames of the source video, of which each is to be edited; then `inputs` is empty.
     references:  pictures to compare with that the model does not see (DreamBench's other views of a subject).
@@ -65,6 +68,7 @@ class Item:
     after: str | None = None
     scored: bool = True
     aliases: tuple[str, ...] = ()
+    controls: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[\w.-]+", self.id):
@@ -87,9 +91,11 @@ class ItemResult:
 
     output:    the picture that came out, the first frame of a video; None if none did. frames: how many there are.
     conditions: what the input is for the survey (unireal.taxonomy.INPUT_CONDITIONS).
+    controls:  what its control frames show (unireal.tasks.CONTROL_KINDS).
     scores:    metric -> number, None where it is undefined or failed.
     baselines: the same for baselines: {"copy": {metric: number}}.
     failure:   why there is no output or no score (one line), else None.
+    further:   more pictures to look at, by what they show: frames of the "truth" after the first, outputs of baselines.
     """
 
     id: str
@@ -107,6 +113,8 @@ class ItemResult:
     scores: dict[str, float | None] = field(default_factory=dict)
     baselines: dict[str, dict[str, float | None]] = field(default_factory=dict)
     failure: str | None = None
+    controls: list[str] = field(default_factory=list)
+    further: dict[str, list[str]] = field(default_factory=dict)
 
 
 @dataclass
@@ -197,15 +205,16 @@ def write_json(path: Path, value: Any) -> Path:
 
 
 def write_file(path: Path, save: Callable[[Path], Any]) -> Path:
-    """save(temporary path), then renamed to `path`."""
+    """save(temporary path), then renamed to `path`; makes the folder. Returns the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with replacing(path) as temporary:
         save(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
+
+
+def save_picture(path: Path, pixels: np.ndarray) -> Path:
+    """uint8 (H, W, 3) as a PNG."""
+    return write_file(path, lambda temporary: Image.fromarray(pixels).save(temporary, format="PNG", compress_level=1))
 
 
 def _plain(value: Any) -> Any:

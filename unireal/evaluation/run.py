@@ -6,8 +6,10 @@ import argparse
 from importlib.metadata import version
 
 from unireal.evaluation import html
-from unireal.evaluation.benchmarks.base import Benchmark, Chosen, Networks, device
+from unireal.evaluation.benchmarks.base import PICKSCORE, Benchmark, Chosen, Networks, device
 from unireal.evaluation.generate import adopt, check_settings, complete, generate
+from unireal.evaluation.measures import similarity
+from unireal.evaluation.measures.base import Measure
 from unireal.evaluation.measures.perceptual import dreamsim_measure, load_dreamsim
 from unireal.evaluation.measures.sets import NAMES, inception, set_rows
 from unireal.evaluation.models import Copy, Model, load_model
@@ -16,7 +18,7 @@ from unireal.evaluation.score import list_items, score
 from unireal.evaluation.summary import to_markdown
 from unireal.names import lookup
 
-DREAMSIM = "dreamsim"
+DREAMSIM, PICK = "dreamsim", "pickscore"
 
 
 def run(benchmark: Benchmark, options: argparse.Namespace) -> str:
@@ -36,7 +38,7 @@ def run(benchmark: Benchmark, options: argparse.Namespace) -> str:
     measures = Chosen(benchmark, names(options.only), names(options.skip))
     backbones, also = roles(benchmark, options.backbone), names(options.also)
     for name in also:
-        lookup(dict.fromkeys((DREAMSIM, *NAMES)), name, "metric for --also")
+        lookup(dict.fromkeys((DREAMSIM, PICK, *NAMES)), name, "metric for --also")
     folder = RunFolder(options.output)
     items = benchmark.items(options.data, options.split, options.limit)
     made = _made(benchmark, options, items, folder)
@@ -46,7 +48,10 @@ def run(benchmark: Benchmark, options: argparse.Namespace) -> str:
     if not made:
         raise ValueError(f"{folder.path} holds no pictures of {benchmark.name}; generate them first")
     folder.write_settings(folder.settings() | {"limit": options.limit, "versions": versions()})
-    found = measures.build(Networks(backbones, device()))
+    networks = Networks(backbones, device())
+    found = measures.build(networks)
+    if PICK in also:
+        found.append(_pick_score(benchmark, items, networks))
     if DREAMSIM in also:
         reference = "truth" if all(item.truth for item in items) else "source"
         found.append(dreamsim_measure(load_dreamsim(device()), reference, device()))
@@ -60,6 +65,16 @@ def run(benchmark: Benchmark, options: argparse.Namespace) -> str:
     write_text(folder.path / "summary.md", text)
     html.write(folder.path)
     return f"{text}\nwritten to {folder.path}: summary.json, summary.md, items.jsonl, index.html"
+
+
+def _pick_score(benchmark: Benchmark, items: list[Item], networks: Networks) -> Measure:
+    """Of what the target caption says should be seen. Raises ValueError if there are no captions, or a metric of the
+    benchmark's own."""
+    if "pick" in benchmark.backbones:
+        raise ValueError(f"{benchmark.name} has PickScore among its own metrics; leave --also {PICK} away")
+    if not any("target" in item.texts for item in items):
+        raise ValueError(f"{benchmark.name} has no captions of what should be seen, so there is no {PICK}")
+    return similarity.pick_score(networks.clip("pick"), "target", None)
 
 
 def _made(benchmark: Benchmark, options: argparse.Namespace, items: list[Item], folder: RunFolder) -> int:
@@ -89,8 +104,9 @@ def _model(options: argparse.Namespace) -> Model:
 
 
 def roles(benchmark: Benchmark, given: list[str]) -> dict[str, str]:
-    """The benchmark's backbones with the given ROLE=NAME instead. Raises ValueError for an unknown role."""
-    found = dict(benchmark.backbones)
+    """The benchmark's backbones and PickScore's, with the given ROLE=NAME instead. Raises ValueError for an unknown
+    role."""
+    found = {"pick": PICKSCORE, **benchmark.backbones}
     for pair in given:
         role, equals, name = pair.partition("=")
         if not equals or not name:

@@ -12,14 +12,14 @@ from PIL import Image
 from tqdm import tqdm
 
 from unireal.evaluation.benchmarks.base import Benchmark
-from unireal.evaluation.generate import FAILURES, save_picture
+from unireal.evaluation.generate import FAILURES
 from unireal.evaluation.measures.base import Measure, Scores
 from unireal.evaluation.pictures import Case, Given, Picture, ahead
-from unireal.evaluation.results import COPY, MODEL, Item, ItemResult, Load, RunFolder, SummaryRow
+from unireal.evaluation.results import COPY, MODEL, Item, ItemResult, Load, RunFolder, SummaryRow, save_picture
 from unireal.evaluation.summary import summarise
 from unireal.sample import Frame
 from unireal.tasks import TASKS
-from unireal.taxonomy import conditions_of
+from unireal.taxonomy import conditions_of, controls_of
 from unireal.transforms import load_image
 
 BATCH = 16
@@ -117,7 +117,8 @@ class Scorer:
             truth=entry.truth,
             output=f"images/{_output_path(item, self.run).name}" if case else None,
             frames=len(case.frames) if case else item.frames,
-            conditions=list(conditions(item)),
+            conditions=list(conditions_of(asked_frames(item))),
+            controls=list(controls_of(asked_frames(item))),
             texts=dict(item.texts),
             faults=list(item.faults),
             scores=scores[MODEL],
@@ -202,11 +203,12 @@ def _copied(path: Path, load: Load) -> str:
     return f"inputs/{path.name}"
 
 
-def conditions(item: Item) -> tuple[str, ...]:
-    """What the item's input is for the survey, from the slots of its task that it fills."""
+def asked_frames(item: Item) -> list[Frame]:
+    """A dot for every slot of its task that the item fills: for a slot of several kinds one for each of the item's."""
     dot = np.zeros((1, 1, 3), np.uint8)
     slots = [slot for slot in TASKS[item.task].slots if not slot.optional]
-    return conditions_of(Frame(dot, slot.role, slot.kinds[0]) for slot in slots)
+    kinds = [(s.role, kind) for s in slots for kind in (s.kinds if len(s.kinds) == 1 else item.controls)]
+    return [Frame(dot, role, kind) for role, kind in kinds]
 
 
 def _reasons(run: RunFolder) -> dict[str, str]:

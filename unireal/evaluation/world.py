@@ -16,8 +16,11 @@ from tqdm import tqdm
 from data_builders.world.recipes import RECIPES, TRAINED, VERSION, scene_of, world_sample
 from data_builders.world.render import render
 from data_builders.world.stream import TEST_SEEDS
-from unireal.evaluation.exams import BARS, EXAMS, Item, Outputs
-from unireal.evaluation.report import Example, Report, Row
+from unireal.evaluation.exams import BARS, EXAMS, Item, Metric, Outputs, frame_similarity
+from unireal.evaluation.grading import BENCHMARK, Graded
+from unireal.evaluation.measures.frames import FrameEncoder
+from unireal.evaluation.report import Report
+from unireal.evaluation.results import COPY, MODEL
 from unireal.names import lookup
 from unireal.sample import Role, Sample
 from unireal.tasks import TASKS
@@ -27,6 +30,7 @@ Generate = Callable[[list[Sample], int], list[Outputs]]  # samples of one layout
 
 TRAINING_SEEDS = range(256)  # of which the mean baseline is made; below TEST_SEEDS
 EXAMPLES = 3  # per line of the sheet
+PICTURED = 6  # scenes per recipe and subset on the page
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,10 @@ class Subset:
         options: dict[str, Any] = {"size": size, "unseen": self.unseen, "photo_share": self.photo_share}
         seeds = range(TEST_SEEDS, TEST_SEEDS + max(1, int(limit * self.share)))
         return [Item(world_sample(recipe, seed, **options), scene_of(recipe, seed, **options)) for seed in seeds]
+
+    def category(self, recipe: str) -> str:
+        """What a recipe's samples are called in a run folder."""
+        return recipe if self is STANDARD else f"{recipe}, {self.name}"
 
 
 STANDARD = Subset("standard")
@@ -91,7 +99,7 @@ def random_object(item: Item) -> Outputs:
 
 
 Baseline = Callable[[Item], Outputs]
-BASELINES: dict[str, Baseline] = {"copy": copy, "mean": mean, "oracle": oracle}
+BASELINES: dict[str, Baseline] = {COPY: copy, "mean": mean, "oracle": oracle}
 EXTRA_BASELINES: dict[str, dict[str, Baseline]] = {"segment": {"random object": random_object}}
 
 
@@ -119,6 +127,8 @@ class World:
 
     limit: samples per recipe of the standard set; batch_size: samples per call of the model; seed: of its noise.
     only: recipes, all if empty; size: (H, W) of canvases and results in pixels.
+    pictured: scenes of each recipe and subset whose pictures are on the page.
+    frame_encoder: what videos' frames are compared with each other by; None leaves that out.
     Raises ValueError for an unknown recipe or numbers below 1.
     """
 
@@ -127,9 +137,12 @@ class World:
     seed: int = 0
     only: tuple[str, ...] = ()
     size: tuple[int, int] = (64, 64)
+    pictured: int = PICTURED
+    frame_encoder: FrameEncoder | None = None
 
     def __post_init__(self) -> None:
-        for name, value in (("limit", self.limit), ("batch size", self.batch_size)):
+        numbers = (("limit", self.limit), ("batch size", self.batch_size), ("number of pictures", self.pictured))
+        for name, value in numbers:
             if value < 1:
                 raise ValueError(f"the {name} must be at least 1, got {value}")
         for recipe in self.only:
@@ -166,17 +179,48 @@ class World:
         answer: Callable[[list[Item]], list[Outputs]],
         answer_otherwise: Callable[[str, list[Item]], dict[str, list[Outputs]]],
     ) -> Report:
-        settings = {"world version": VERSION, "first seed": TEST_SEEDS, "limit": self.limit, "noise seed": self.seed}
-        report = Report("world", settings)
+        settings: dict[str, Any] = {"world version": VERSION, "first seed": TEST_SEEDS, "limit": self.limit}
+        settings["noise seed"] = self.seed
+        if self.frame_encoder is not None:
+            settings["frame encoder"] = self.frame_encoder.name
+        report = Report(BENCHMARK, settings)
         chosen = [(subset, recipe) for subset in SUBSETS for recipe in subset.recipes]
         chosen = [(subset, recipe) for subset, recipe in chosen if not self.only or recipe in self.only]
         for subset, recipe in tqdm(chosen, desc="world", unit="set"):
             items = subset.items(recipe, self.limit, self.size)
-            outputs = [item.finished(output) for item, output in zip(items, answer(items), strict=True)]
-            report.rows += score(recipe, subset, items, outputs, answer_otherwise(recipe, items))
-            shown = list(zip(items, outputs, strict=True))[:EXAMPLES]
-            report.examples.append([_example(recipe, subset, item, output) for item, output in shown])
+            graded = self._graded(subset, recipe, items, answer(items), answer_otherwise(recipe, items))
+            report.rows += graded.rows()
+            report.examples.append(graded.examples(EXAMPLES))
+            report.lines += graded.lines(self.pictured)
+            report.summary += graded.summary()
+            report.pictures |= graded.pictures(self.pictured)
         return report
+
+    def _graded(
+        self, subset: Subset, recipe: str, items: list[Item], outputs: list[Outputs], ways: dict[str, list[Outputs]]
+    ) -> Graded:
+        """outputs: the model's; ways: those of the same model that was asked in another way, by its name."""
+        baselines = BASELINES | EXTRA_BASELINES.get(recipe, {})
+        answers = {MODEL: outputs} | {name: [answer(item) for item in items] for name, answer in baselines.items()}
+        systems = {
+            name: [item.finished(output) for item, output in zip(items, found, strict=True)]
+            for name, found in answers.items()
+        }
+        return Graded(
+            recipe=recipe,
+            subset=subset.name,
+            category=subset.category(recipe),
+            exam=self._exam(recipe),
+            items=items,
+            systems=systems | ways,
+            bars={metric: bar for (asked, metric), bar in BARS.items() if asked == recipe and subset is STANDARD},
+            shown=(COPY, *ways),
+        )
+
+    def _exam(self, recipe: str) -> tuple[Metric, ...]:
+        if self.frame_encoder is None or not TASKS[RECIPES[recipe].task].video:
+            return EXAMS[recipe]
+        return *EXAMS[recipe], frame_similarity(self.frame_encoder)
 
     def _generated(self, generate: Generate, samples: list[Sample]) -> list[Outputs]:
         """Results in the samples' order. The seed of a sample's noise does not depend on the batch size."""
@@ -192,52 +236,3 @@ class World:
             groups.setdefault(sample.layout, []).append(number)
         for group in groups.values():
             yield from ((i, group[i : i + self.batch_size]) for i in range(0, len(group), self.batch_size))
-
-
-def score(
-    recipe: str, subset: Subset, items: list[Item], outputs: list[Outputs], otherwise: dict[str, list[Outputs]]
-) -> list[Row]:
-    """One row per metric of the recipe that is defined for at least one item, with the baselines beside it.
-
-    otherwise: outputs of the same model that was asked in another way, by the name of the way.
-    """
-    exam = EXAMS[recipe]
-    baselines = BASELINES | EXTRA_BASELINES.get(recipe, {})
-    measured: dict[str, list[list[Any]]] = {name: [] for name in ("", *baselines, *otherwise)}  # "" is what is scored
-    for number, (item, output) in enumerate(zip(items, outputs, strict=True)):  # its candidates are drawn once
-        answers = {"": output} | {name: item.finished(baseline(item)) for name, baseline in baselines.items()}
-        answers |= {name: other[number] for name, other in otherwise.items()}
-        for name, answer in answers.items():
-            measured[name].append([metric.measure(item, answer) for metric in exam])
-    rows = []
-    for index, metric in enumerate(exam):
-        combined = {name: metric.combine([values[index] for values in table]) for name, table in measured.items()}
-        average, error, count = combined.pop("")
-        if not count:
-            continue
-        beside = {name: value for name, (value, *_) in combined.items()}
-        bar = BARS.get((recipe, metric.name)) if subset is STANDARD else None
-        if bar and isinstance(bar.limit, str) and bar.limit not in beside:
-            bar = None  # a baseline was not asked in another way
-        row = Row(
-            recipe=recipe,
-            subset=subset.name,
-            metric=metric.name,
-            unit=metric.unit,
-            better="higher" if metric.higher else "lower",
-            primary=index == 0,
-            n=count,
-            mean=average,
-            standard_error=error,
-            baselines=beside,
-            resolution="{}x{}".format(*items[0].size),
-            bar=None if bar is None else bar.text(metric.higher),
-            passed=None if bar is None else bar.passes(average, metric.higher, beside),
-        )
-        rows.append(row)
-    return rows
-
-
-def _example(recipe: str, subset: Subset, item: Item, outputs: Outputs) -> Example:
-    inputs = [frame.image for frame in item.sample.inputs]
-    return Example(f"{recipe}, {subset.name}", item.sample.instruction, inputs, item.truth, outputs)

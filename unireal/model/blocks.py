@@ -20,7 +20,8 @@ from unireal.model.packing import PackedSequence, Segment
 
 Rotary = tuple[torch.Tensor, torch.Tensor] | None
 
-# Up to this many tokens, plain matmul and softmax train faster than SDPA in bf16 on a CPU: benchmarks/attention.py
+# Up to this many tokens, plain matmul and softmax train faster than SDPA in bf16 on a CPU: benchmarks/attention.py.
+# In float32 they are up to a third slower there, but padded text then changes no bit of a result.
 _SHORT = 512
 
 
@@ -39,10 +40,9 @@ def attend(
 ) -> torch.Tensor:
     """softmax(q k / sqrt(E)) v for (B, heads, N, E); `keys` bool (B, M) is False where a key must not be seen.
 
-    By the backend that diffusers' set_attention_backend chose, but for short sequences in bf16 on a CPU.
+    By the backend that diffusers' set_attention_backend chose, but for short sequences on a CPU.
     """
-    plain = query.device.type == "cpu" and query.dtype == torch.bfloat16 and max(query.shape[2], key.shape[2]) <= _SHORT
-    if not plain:
+    if query.device.type != "cpu" or max(query.shape[2], key.shape[2]) > _SHORT:
         mask = None if keys is None else keys[:, None, None]
         heads_last = (x.transpose(1, 2) for x in (query, key, value))  # (B, N, heads, E)
         return dispatch_attention_fn(*heads_last, attn_mask=mask).transpose(1, 2)
@@ -109,7 +109,7 @@ class LayerNormZero(nn.Module):
             shift, scale, gate = row.chunk(3, dim=-1)
             parts.append(torch.addcmul(shift, part, 1 + scale))
             gates.append(gate)
-        return torch.cat(parts, dim=1), gates
+        return _joined(parts), gates
 
 
 def add_gated(
@@ -118,7 +118,12 @@ def add_gated(
     """x + gate * update for every segment of (B, N, D) and its gate (B, 1, D)."""
     lengths = [s.length for s in segments]
     parts = zip(x.split(lengths, dim=1), gates, update.split(lengths, dim=1), strict=True)
-    return torch.cat([torch.addcmul(part, gate, change) for part, gate, change in parts], dim=1)
+    return _joined([torch.addcmul(part, gate, change) for part, gate, change in parts])
+
+
+def _joined(parts: list[torch.Tensor]) -> torch.Tensor:
+    """Segments (B, n, D) as one sequence; a single one, as in accelerated steps, is not copied."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
 class UniRealBlock(nn.Module):
@@ -155,4 +160,4 @@ class OutputNorm(nn.Module):
         parts = self.norm(x).split([s.length for s in segments], dim=1)
         rows = [s.time for s in segments]
         pairs = zip(parts, rows, strict=True)
-        return torch.cat([p * (1 + scale[:, r, None]) + shift[:, r, None] for p, r in pairs], dim=1)
+        return _joined([p * (1 + scale[:, r, None]) + shift[:, r, None] for p, r in pairs])

@@ -8,6 +8,7 @@ Axes: B batch, N tokens, D model width, S segments, T width of the time embeddin
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -26,6 +27,40 @@ class Segment:
 
 
 @dataclass(frozen=True)
+class Constant:
+    """What of a sequence is the same in every denoising step, so that a sampling call makes it once.
+
+    condition: (B, M, D) embedded text and input tokens.
+    lengths:   numbers of tokens: text, all inputs, and each result frame.
+    labels:    embedded role and index of each result frame, (1, 1, D).
+    places:    positions (n, D) that are added to the tokens of each result frame, None if none are.
+    text:      pooled text (B, 1, T) that is added to the time embeddings, None if none is.
+    rotary, keys, isolated: as in PackedSequence.
+    """
+
+    condition: torch.Tensor
+    lengths: tuple[int, ...]
+    labels: Sequence[torch.Tensor]
+    places: Sequence[torch.Tensor] | None
+    text: torch.Tensor | None
+    rotary: tuple[torch.Tensor, torch.Tensor] | None
+    keys: torch.Tensor | None
+    isolated: bool
+
+    def segments(self, own_times: bool) -> tuple[Segment, ...]:
+        """The division of the sequence; own_times: every result frame has a time of its own."""
+        text, inputs, *results = self.lengths
+        segments = [Segment("text", text, 0 if self.isolated else 1)]
+        if inputs:
+            segments.append(Segment("input", inputs, 0))
+        if own_times:
+            segments += [Segment("result", length, 1 + i) for i, length in enumerate(results)]
+        else:
+            segments.append(Segment("result", sum(results), 1))
+        return tuple(segments)
+
+
+@dataclass(frozen=True)
 class PackedSequence:
     """tokens: (B, N, D) embedded tokens.
     segments: their division, in order; the lengths add up to N.
@@ -33,6 +68,7 @@ class PackedSequence:
     rotary:   cos, sin float32 (N, E) each, or None where positions were added to the tokens.
     keys:     bool (B, N), False for padded text; None if nothing is padded.
     isolated: text and input frames do not attend to result frames.
+    constant: for `pack` to take over in the next step.
     """
 
     tokens: torch.Tensor
@@ -41,6 +77,7 @@ class PackedSequence:
     rotary: tuple[torch.Tensor, torch.Tensor] | None
     keys: torch.Tensor | None
     isolated: bool
+    constant: Constant | None = None
 
     @property
     def num_condition(self) -> int:
@@ -65,6 +102,25 @@ class PackedSequence:
             rotary=None if self.rotary is None else (self.rotary[0][keep], self.rotary[1][keep]),
             keys=None if self.keys is None else self.keys[:, keep],
         )
+
+
+def check_frames(
+    num_inputs: int, num_results: int, roles: torch.Tensor | None, max_inputs: int, max_results: int
+) -> None:
+    """Raises ValueError for more frames than a model's index table holds, and for roles that do not fit the inputs."""
+    for what, have, limit in (("input", num_inputs, max_inputs), ("result", num_results, max_results)):
+        if have > limit:
+            raise ValueError(f"{have} {what} frames given, but this model's index table holds {limit}; give fewer")
+    if num_inputs and (roles is None or roles.shape[1] != num_inputs):
+        got = None if roles is None else tuple(roles.shape)
+        raise ValueError(f"roles must be (B, {num_inputs}) for {num_inputs} input frames, got {got}")
+
+
+def with_text(rotary: tuple[torch.Tensor, torch.Tensor], text_length: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Angles cos, sin (N - L, E) of frames as those of the whole sequence (N, E); text is not turned."""
+    cos, sin = rotary
+    cos = torch.cat([cos.new_ones(text_length, cos.shape[1]), cos])
+    return cos, torch.cat([sin.new_zeros(text_length, sin.shape[1]), sin])
 
 
 def pad_to_multiple(frame: torch.Tensor, multiple: int) -> torch.Tensor:

@@ -82,6 +82,12 @@ class TextEncoder:
             referring[ids == token] = index
         return {"input_ids": ids, "attention_mask": tokens["attention_mask"], "referring": referring}
 
+    def cut_off(self, prompt: str) -> tuple[int, str]:
+        """How many tokens a prompt has, and the end of it for which max_length has no room: "" if it fits."""
+        tokens = self.tokenizer(prompt, return_offsets_mapping=True, verbose=False)
+        count, room = len(tokens["input_ids"]), self.max_length - self.tokenizer.num_special_tokens_to_add()
+        return count, prompt[tokens["offset_mapping"][room][0] :] if count > self.max_length else ""
+
     def encode_tokens(self, tokens: dict[str, torch.Tensor]) -> TextFeatures:
         """Features of tokenized prompts, with gradients if they are enabled."""
         device = _execution_device(self.model)

@@ -9,7 +9,6 @@ Axes: B batch, K input frames, R result frames, L text tokens, N all tokens, D w
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,7 +32,7 @@ from unireal.model.embeddings import (
 )
 from unireal.model.initialization import initialize_weights
 from unireal.model.noise_schedule import NoiseSchedule, unit_variance
-from unireal.model.packing import PackedSequence, Segment, unpatchify
+from unireal.model.packing import Constant, PackedSequence, check_frames, unpatchify, with_text
 from unireal.sample import Role
 
 TRAIN_STEPS = 1000  # the time embedding's unit: t in 0..1 is embedded as 0..1000, as in diffusers
@@ -178,43 +177,65 @@ class UniRealTransformer(ModelMixin, ConfigMixin, CacheMixin, PeftAdapterMixin):
     ) -> PackedSequence:
         """Embeds text and frames into one sequence; arguments as in `forward`.
 
-        known: an earlier sequence with the same text, inputs and sizes, from which their embedding is taken over.
+        known: an earlier sequence with the same text, inputs and sizes, from which all that is constant is taken over.
         """
-        config, isolated = self.config, self.config.condition_attention == "isolated"
-        self._check_frames(len(condition), len(hidden_states), roles)
+        check_frames(len(condition), len(hidden_states), roles, self.config.max_inputs, self.config.max_results)
         if self.noise_schedule is not None:
             noise_times = timestep.T if timestep.ndim == 2 else [timestep] * len(hidden_states)
             hidden_states = [unit_variance(x, t) for x, t in zip(hidden_states, noise_times, strict=True)]
-        frames = [*condition, *hidden_states]
+        constant = None if known is None else known.constant
+        if constant is None:
+            text = encoder_hidden_states, encoder_attention_mask, referring
+            constant = self._constant(*text, condition, roles, hidden_states)
+        results = self._embed_frames(hidden_states, constant.labels, constant.places)  # R times (B, n, D)
+        temb = self._embed_times(timestep)  # (B, 1 + times of results, T)
+        if constant.text is not None:
+            temb = temb + constant.text
+        return PackedSequence(
+            tokens=torch.cat([constant.condition, *results], dim=1),
+            segments=constant.segments(timestep.ndim == 2),
+            temb=temb.to(results[0].dtype),
+            rotary=constant.rotary,
+            keys=constant.keys,
+            isolated=constant.isolated,
+            constant=constant,
+        )
+
+    def _constant(
+        self,
+        text: torch.Tensor,
+        mask: torch.Tensor | None,
+        referring: torch.Tensor | None,
+        condition: Sequence[torch.Tensor],
+        roles: torch.Tensor | None,
+        results: Sequence[torch.Tensor],
+    ) -> Constant:
+        """What of a sequence depends neither on times nor on what is in the result frames."""
+        config, frames, count = self.config, [*condition, *results], len(condition)
         grids = [(f.shape[-2] // config.patch_size, f.shape[-1] // config.patch_size) for f in frames]
-        times = frame_times(len(condition), len(hidden_states), config.frame_span)
-        positions = frame_positions(times, grids, config.base_grid).to(frames[0].device)  # (N - L, 3)
-
-        lengths, text_length = [rows * columns for rows, columns in grids], encoder_hidden_states.shape[1]
-        taken = 0 if known is None else len(condition)  # frames that are not embedded anew
-
-        visual = self._embed_frames(frames, len(condition), roles, taken)  # list of (B, n, D)
+        starts = frame_times(count, len(results), config.frame_span)
+        positions = frame_positions(starts, grids, config.base_grid).to(text.device)  # (N - L, 3)
+        lengths = [rows * columns for rows, columns in grids]
+        labels = self._labels(count, len(frames), roles, text.device)
+        rotary = places = None
+        if config.position_embedding != "sincos":
+            angles = rotary_embedding(positions * config.rope_spacing, config.attention_head_dim, config.rope_theta)
+            rotary = with_text(angles, text.shape[1])
         if config.position_embedding != "rotary":
             scales = config.spatial_interpolation_scale, config.temporal_interpolation_scale
-            table = sincos_embedding(positions[sum(lengths[:taken]) :], visual[0].shape[-1], *scales)
-            table = table.to(visual[0].dtype).split(lengths[taken:])
-            visual = [v + p for v, p in zip(visual, table, strict=True)]
-        segments, temb = self._times(timestep, text_length, lengths, len(condition), isolated)
-        if self.text_pooling is not None:
-            temb = temb + self.text_pooling(encoder_hidden_states, encoder_attention_mask)[:, None]
-        temb = temb.to(visual[0].dtype)
-        if known is not None:
-            tokens = torch.cat([known.tokens[:, : known.num_condition], *visual], dim=1)
-            return replace(known, tokens=tokens, segments=segments, temb=temb)
-        text = self._embed_text(encoder_hidden_states, referring)  # (B, L, D)
-        keys = None if config.pad_text else encoder_attention_mask
-        return PackedSequence(
-            tokens=torch.cat([text, *visual], dim=1),
-            segments=segments,
-            temb=temb,
-            rotary=self._rotary(positions, text_length) if config.position_embedding != "sincos" else None,
-            keys=None if keys is None else nn.functional.pad(keys.bool(), (0, sum(lengths)), value=True),
-            isolated=isolated,
+            table = sincos_embedding(positions, labels[0].shape[-1], *scales).to(labels[0].dtype)
+            places = table.split(lengths)
+        inputs = self._embed_frames(condition, labels[:count], places and places[:count])
+        keys = None if config.pad_text or mask is None else mask.bool()
+        return Constant(
+            condition=torch.cat([self._embed_text(text, referring), *inputs], dim=1),
+            lengths=(text.shape[1], sum(lengths[:count]), *lengths[count:]),
+            labels=labels[count:],
+            places=places and places[count:],
+            text=None if self.text_pooling is None else self.text_pooling(text, mask)[:, None],
+            rotary=rotary,
+            keys=None if keys is None else nn.functional.pad(keys, (0, sum(lengths)), value=True),
+            isolated=config.condition_attention == "isolated",
         )
 
     def run(self, sequence: PackedSequence, memory: KeyValueMemory | None = None) -> torch.Tensor:
@@ -239,17 +260,6 @@ class UniRealTransformer(ModelMixin, ConfigMixin, CacheMixin, PeftAdapterMixin):
         parts = x.split([h * w for h, w in grids], dim=1)
         return [unpatchify(p, g, self.config.in_channels, patch) for p, g in zip(parts, grids, strict=True)]
 
-    def _check_frames(self, num_inputs: int, num_results: int, roles: torch.Tensor | None) -> None:
-        for what, have, limit in (
-            ("input", num_inputs, self.config.max_inputs),
-            ("result", num_results, self.config.max_results),
-        ):
-            if have > limit:
-                raise ValueError(f"{have} {what} frames given, but this model's index table holds {limit}; give fewer")
-        if num_inputs and (roles is None or roles.shape[1] != num_inputs):
-            got = None if roles is None else tuple(roles.shape)
-            raise ValueError(f"roles must be (B, {num_inputs}) for {num_inputs} input frames, got {got}")
-
     def _embed_text(self, features: torch.Tensor, referring: torch.Tensor | None) -> torch.Tensor:
         text = self.patch_embed.text_proj(features)
         if referring is None:
@@ -257,43 +267,33 @@ class UniRealTransformer(ModelMixin, ConfigMixin, CacheMixin, PeftAdapterMixin):
         names = (referring > 0)[..., None]
         return text + self.index_embedding((referring - 1).clamp(min=0)) * names
 
-    def _embed_frames(
-        self, frames: list[torch.Tensor], num_inputs: int, roles: torch.Tensor | None, first: int = 0
-    ) -> list[torch.Tensor]:
-        """Tokens (B, n, D) of the frames from number `first` on."""
-        tokens = []
-        for i, frame in list(enumerate(frames))[first:]:
-            if roles is not None and i < num_inputs:
+    def _labels(self, inputs: int, frames: int, roles: torch.Tensor | None, device: torch.device) -> list[torch.Tensor]:
+        """Embedded role and index of all frames, (B or 1, 1, D) each."""
+        labels = []
+        for i in range(frames):
+            if roles is not None and i < inputs:
                 role, index = roles[:, i], i
             else:
-                role = torch.full((1,), Role.RESULT.index, device=frame.device)
-                index = self.config.max_inputs + i - num_inputs
+                role = torch.full((1,), Role.RESULT.index, device=device)
+                index = self.config.max_inputs + i - inputs
             label = self.role_embedding(role) + self.index_embedding(role.new_full((1,), index))  # (B or 1, D)
-            tokens.append(self.patch_embed(frame) + label[:, None])  # (B, n, D)
-        return tokens
+            labels.append(label[:, None])
+        return labels
 
-    def _times(
-        self, timestep: torch.Tensor, text_length: int, lengths: list[int], num_inputs: int, isolated: bool
-    ) -> tuple[tuple[Segment, ...], torch.Tensor]:
-        """Segments and time embeddings (B, 1 + times of results, T); row 0 is t = 0, the inputs' own time."""
+    def _embed_frames(
+        self,
+        frames: Sequence[torch.Tensor],
+        labels: Sequence[torch.Tensor],
+        places: Sequence[torch.Tensor] | None,
+    ) -> list[torch.Tensor]:
+        """Tokens (B, n, D) of frames (B, C, H, W) with their labels and, where they are added, positions (n, D)."""
+        tokens = [self.patch_embed(frame) + label for frame, label in zip(frames, labels, strict=True)]
+        return tokens if places is None else [x + place for x, place in zip(tokens, places, strict=True)]
+
+    def _embed_times(self, timestep: torch.Tensor) -> torch.Tensor:
+        """Time embeddings (B, 1 + times of results, T); row 0 is t = 0, the inputs' own time."""
         steps = timestep if timestep.ndim == 2 else timestep[:, None]  # (B, 1 or R)
         steps = torch.cat([torch.zeros_like(steps[:, :1]), steps], dim=1)
         steps = steps * TRAIN_STEPS if self.noise_schedule is None else self.noise_schedule.train_step(steps)
         temb = self.time_proj(steps.flatten()).to(self.patch_embed.proj.weight.dtype)
-        temb = self.time_embedding(temb).unflatten(0, steps.shape)
-        inputs, results = sum(lengths[:num_inputs]), lengths[num_inputs:]
-        segments = [Segment("text", text_length, 0 if isolated else 1)]
-        if inputs:
-            segments.append(Segment("input", inputs, 0))
-        if timestep.ndim == 2:
-            segments += [Segment("result", length, 1 + i) for i, length in enumerate(results)]
-        else:
-            segments.append(Segment("result", sum(results), 1))
-        return tuple(segments), temb
-
-    def _rotary(self, positions: torch.Tensor, text_length: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Angles of the whole sequence; text is not turned."""
-        config = self.config
-        cos, sin = rotary_embedding(positions * config.rope_spacing, config.attention_head_dim, config.rope_theta)
-        cos = torch.cat([cos.new_ones(text_length, cos.shape[1]), cos])
-        return cos, torch.cat([sin.new_zeros(text_length, sin.shape[1]), sin])
+        return self.time_embedding(temb).unflatten(0, steps.shape)

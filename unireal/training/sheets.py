@@ -18,6 +18,7 @@ from PIL import Image
 from unireal.data.mixture import Mixture
 from unireal.data.preparation import DataConfig, fitted
 from unireal.experiments import TrainConfig
+from unireal.files import replacing
 from unireal.model.build import Components
 from unireal.model.lora import save_lora
 from unireal.pipeline import UniRealPipeline
@@ -82,4 +83,5 @@ def save_sheet(components: Components, settings: dict[str, Any], data: DataConfi
     width = max(row.shape[1] for row in rows)
     sheet = np.concatenate([np.pad(r, ((0, 4), (0, width - r.shape[1]), (0, 0))) for r in rows])
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(sheet).save(path)
+    with replacing(path, f".unfinished{path.suffix}") as temporary:
+        Image.fromarray(sheet).save(temporary)

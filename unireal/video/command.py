@@ -46,14 +46,19 @@ def open_source(options: argparse.Namespace, spec: TaskSpec, output: Path) -> Vi
 
 
 def save_video(
-    make: Make, output: Path, source: VideoFile | None, rate: Fraction | None = None, trim: bool = False
+    make: Make,
+    output: Path,
+    source: VideoFile | None,
+    rate: Fraction | None = None,
+    trim: bool = False,
+    comment: str | None = None,
 ) -> int:
     """Writes what `make` gives, frame by frame, with the times and the sound of the source; returns how many.
 
-    rate: frames a second where there is no source. trim: sound ends with the last frame.
+    rate: frames a second where there is no source. trim: sound ends with the last frame. comment: kept in the file.
     """
     if source is None:
-        with VideoWriter(output, rate or DEFAULT_RATE) as writer:
+        with VideoWriter(output, rate or DEFAULT_RATE, comment=comment) as writer:
             for image in make(None):
                 writer.write(image)
         return writer.count
@@ -64,7 +69,7 @@ def save_video(
             shown.append((frame.time, frame.duration))
             yield frame.image
 
-    with VideoWriter(output, source.rate, source, trim) as writer:
+    with VideoWriter(output, source.rate, source, trim, comment) as writer:
         for image in make(images()):
             writer.write(image, *shown.popleft())
     return writer.count

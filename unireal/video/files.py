@@ -23,7 +23,11 @@ if TYPE_CHECKING:
 # Suffix of a file that is written -> its encoder.
 ENCODERS = {".mp4": "libx264", ".mov": "libx264", ".mkv": "libx264", ".webm": "libvpx-vp9"}
 _FORMATS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
-_QUALITY = {"libx264": {"crf": "14"}, "libvpx-vp9": {"crf": "16", "b": "0", "deadline": "good", "cpu-used": "4"}}
+# With x264's macroblock tree, the same small frames make another file now and then
+_QUALITY = {
+    "libx264": {"crf": "16", "x264-params": "mbtree=0"},
+    "libvpx-vp9": {"crf": "16", "b": "0", "deadline": "good", "cpu-used": "4"},
+}
 _BT709, _LIMITED = 1, 1  # ITU-T H.273's numbers for the colours of HD video, and their range 16..235
 DEFAULT_RATE = Fraction(8)  # frames a second of a video that is made from nothing
 
@@ -41,7 +45,7 @@ class VideoFile:
     """A video to read. It can be iterated over as often as wanted; each pass decodes the file anew.
 
     size: (H, W) of the upright frames in pixels; rate: mean frames a second; time_base: unit of the frames' times.
-    pixel_aspect: width of a pixel over its height. audio: codecs of the sound tracks.
+    pixel_aspect: width of a pixel over its height. audio: codecs of the sound tracks. comment: the file's, "" if none.
     Raises ValueError if the path is no file, no video, holds sound alone, or fewer than 2 frames.
     """
 
@@ -56,6 +60,7 @@ class VideoFile:
             self.rate = stream.average_rate or stream.guessed_rate or Fraction(25)
             self.time_base = stream.time_base or 1 / self.rate
             self.audio = [sound.codec_context.name for sound in container.streams.audio]
+            self.comment = {name.lower(): text for name, text in container.metadata.items()}.get("comment", "")
             aspect = stream.sample_aspect_ratio or Fraction(1)
             frames = []
             for frame in self._decoded(container, stream):
@@ -156,13 +161,15 @@ class VideoWriter:
 
     path: with a suffix of ENCODERS. rate: frames a second, for players and for frames without a time.
     source: its clock, the shape of its pixels and its sound are taken over. trim: sound ends with the last frame.
+    comment: text that is kept in the file.
     Pictures with even sides are stored as 4:2:0, which every player knows, others as 4:4:4, so that no size changes.
     Raises ValueError for what check_video_output refuses, OSError if the file cannot be written.
     """
 
-    def __init__(self, path: Path, rate: Fraction = DEFAULT_RATE, source: VideoFile | None = None, trim: bool = False):
+    def __init__(self, path: Path, rate: Fraction = DEFAULT_RATE, source: VideoFile | None = None, trim: bool = False,
+                 comment: str | None = None):  # fmt: skip
         check_video_output(path, source)
-        self.path, self.rate, self.source, self.trim = path, rate, source, trim
+        self.path, self.rate, self.source, self.trim, self.comment = path, rate, source, trim, comment
         self.time_base = 1 / rate if source is None else source.time_base
         self.count = 0
         self._temporary = path.with_name(f".{path.stem}.tmp{os.getpid()}{path.suffix}")
@@ -193,7 +200,11 @@ class VideoWriter:
         import av
 
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._container = av.open(str(self._temporary), "w")
+        # QuickTime's usual comments end after 64 KiB
+        options = {"movflags": "use_metadata_tags"} if self.path.suffix.lower() == ".mov" else {}
+        self._container = av.open(str(self._temporary), "w", options=options)
+        if self.comment is not None:
+            self._container.metadata["comment"] = self.comment
         encoder = ENCODERS[self.path.suffix.lower()]
         stream: Any = self._container.add_stream(encoder, rate=self.rate, options=_QUALITY[encoder])
         stream.height, stream.width = size

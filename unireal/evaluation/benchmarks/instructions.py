@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,24 @@ def caption_faults(source: str, target: str) -> tuple[str, ...]:
     return equal + ((PLACEHOLDER,) if set(pair) & set(_PLACEHOLDERS) else ())
 
 
+def _faults(texts: Mapping[str, str]) -> tuple[str, ...]:
+    """What is known to be wrong with an item's captions, if it has both."""
+    return caption_faults(texts["source"], texts["target"]) if {"source", "target"} <= texts.keys() else ()
+
+
 def read_emu(root: Path, split: str) -> list[Item]:
-    """Parquet with idx, image, instruction, task, input_caption, output_caption; no truth."""
+    """Parquet with idx, image, instruction, task, input_caption, output_caption; no truth.
+
+    The data set of Emu Edit's own outputs, whose splits bear each other's names, is refused.
+    """
     table = sources.table(root, split)
+    if "edited_image" in table.columns:
+        raise ValueError(
+            f"{root} holds Emu Edit's own outputs (edited_image), whose splits bear each other's names, so that "
+            f"{split!r} would be other items; give facebook/emu_edit_test_set"
+        )
     items = []
-    for number, row in table.rows(("image", "edited_image")):
+    for number, row in table.rows(("image",)):
         _need(row, ("instruction", "task", "input_caption", "output_caption"), root)
         captions = {"source": row["input_caption"], "target": row["output_caption"]}
         item = Item(
@@ -57,12 +70,16 @@ def read_magicbrush_multi(root: Path, split: str) -> list[Item]:
             before = turns[number - 2] if number > 1 else None
             session = turn.id.rsplit("_", 1)[0]
             names = (f"{session}/{session}_1",) if before is None else (f"{session}/{session}_iter_{number}",)
+            texts = {name: text for name, text in turn.texts.items() if name != "source"}
+            if "source" in turns[0].texts:
+                texts["source"] = turns[0].texts["source"]  # the picture that the first turn starts from
             changes: dict[str, Any] = {
                 "inputs": turns[0].inputs,
                 "after": before.id if before else None,
                 "scored": number == len(turns),
                 "aliases": names,
-                "texts": {**turn.texts, "source": turns[0].texts["source"]} if "source" in turn.texts else turn.texts,
+                "texts": texts,
+                "faults": _faults(texts),
             }
             items.append(Item(**_fields(turn) | changes))
     return items
@@ -126,14 +143,13 @@ def _turn(
     session: str, number: int, instruction: str, pictures: dict[str, Any], captions: dict[str, str | None]
 ) -> Item:
     texts = {name: text for name, text in captions.items() if text}
-    faults = caption_faults(texts["source"], texts["target"]) if {"source", "target"} <= texts.keys() else ()
     alias = f"{session}/{session}_1" if number == 1 else f"{session}/{session}_inde_{number}"
     return Item(
         id=sources.safe_id(session, number),
         task="edit",
         instruction=instruction,
         texts=texts,
-        faults=faults,
+        faults=_faults(texts),
         aliases=(alias,),
         **pictures,
     )

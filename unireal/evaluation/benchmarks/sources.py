@@ -124,6 +124,11 @@ class Table:
     paths: tuple[Path, ...]
     _lock: Lock = field(default_factory=Lock)
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Raises ValueError if the first file cannot be read."""
+        return tuple(_parquet(self.paths[0]).schema_arrow.names)
+
     def rows(self, pictures: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
         """Number and columns of every row but the picture columns. Raises ValueError if a file cannot be read."""
         number = 0

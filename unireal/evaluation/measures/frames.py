@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
-from unireal.evaluation.backbones import Clip
+from unireal.evaluation.backbones import Clip, Dino, load_vision
 from unireal.evaluation.measures.base import Metric, Networked
 from unireal.evaluation.pictures import Case, Picture
 
@@ -28,6 +30,32 @@ def smoothness(frames: torch.Tensor) -> torch.Tensor:
     """100 mean cosine of consecutive frames, (T, D); NaN for a single frame (Ditto)."""
     frames = F.normalize(frames, dim=-1)
     return 100 * (frames[1:] * frames[:-1]).sum(-1).mean()
+
+
+@dataclass(frozen=True)
+class FrameEncoder:
+    """What makes features (T, D) of frames; name and resolution go with the numbers."""
+
+    name: str
+    resolution: str
+    encode: Callable[[Sequence[Picture]], torch.Tensor]
+
+    def similarity(self, frames: Sequence[np.ndarray]) -> float:
+        """`smoothness` of frames uint8 (H, W, 3)."""
+        return smoothness(self.encode([Picture(frame) for frame in frames])).item()
+
+
+def load_frame_encoder(name: str, device: str = "cpu") -> FrameEncoder:
+    """CLIP's embeddings or DINO's class tokens, whichever the folder or hub id holds. Raises ValueError for another."""
+    network = load_vision(name, device)
+    if isinstance(network, Dino):
+        return FrameEncoder(name, "224x224 centre crop of 256", network.classes)
+    clip = network
+
+    def encode(pictures: Sequence[Picture]) -> torch.Tensor:
+        return clip.pictures(pictures, "frame None", lambda picture: clip.process(picture.pixels))
+
+    return FrameEncoder(name, f"{clip.size}x{clip.size} centre crop", encode)
 
 
 def video_measures(clip: Clip, text: str, size: int | None = 480) -> list[Networked]:

@@ -40,7 +40,8 @@ def aligned_depth(predicted: np.ndarray, truth: np.ndarray, valid: np.ndarray, l
 
 
 def aligned_disparity(predicted: np.ndarray, truth: np.ndarray, valid: np.ndarray, limits: Range) -> np.ndarray:
-    """The same for a prediction that is bright where it is near: aligned in 1 / depth."""
+    """The same for a prediction that is bright where it is near: aligned in 1 / depth. Raises ValueError if it is 0
+    wherever the truth is known."""
     usable = valid & (predicted > 0)
     if not usable.any():
         raise ValueError("the predicted disparity is 0 everywhere")
@@ -68,8 +69,11 @@ def depth_measure(limits: Range) -> PerItem:
         predicted = _grey(case.output.memo.get("values", case.output.pixels), truth.shape)
         scores: Scores = {}
         for way, function in ways.items():
-            depth = function(predicted, truth, valid, limits)
-            scores[f"AbsRel ({way})"], scores[f"delta1 ({way})"] = depth_scores(depth, truth, valid)
+            try:
+                found: tuple[float | None, ...] = depth_scores(function(predicted, truth, valid, limits), truth, valid)
+            except ValueError:
+                found = None, None  # a failure of this way alone
+            scores[f"AbsRel ({way})"], scores[f"delta1 ({way})"] = found
         return scores
 
     rows = [

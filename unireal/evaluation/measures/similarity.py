@@ -88,15 +88,16 @@ def clip_score(clip: Clip, name: str, size: int, edited: bool = False) -> Networ
     return Networked(row, score, lambda case: clip.prepare(key, case.output, view(case)), ("target",))
 
 
-def pick_score(clip: Clip, text: str, size: int) -> Networked:
-    """PickScore of a video: the frames' mean cosine to the text, times the exponential of the model's logit scale.
+def pick_score(clip: Clip, text: str, size: int | None) -> Networked:
+    """PickScore of a picture, or the mean of a video's frames: cosine to the text, times the exponential of the model's
+    logit scale.
 
-    clip: a CLIP model that was tuned on preferences. size: to which frames are squashed first.
+    clip: a CLIP model that was tuned on preferences. size: to which pictures are squashed first, None for their own.
     """
     key = f"pick {size}"
 
     def view(picture: Picture) -> torch.Tensor:
-        return clip.process(picture.resized((size, size)).pixels)
+        return clip.process((picture if size is None else picture.resized((size, size))).pixels)
 
     def score(cases: Sequence[Case]) -> torch.Tensor:
         scale, texts = clip.model.logit_scale.exp().cpu(), clip.texts([case.item.texts[text] for case in cases])
@@ -107,7 +108,8 @@ def pick_score(clip: Clip, text: str, size: int) -> Networked:
         for frame in case.frames:
             clip.prepare(key, frame, view)
 
-    row = Metric("PickScore", "", "higher", clip.name, "none", f"{clip.size}x{clip.size} centre crop of {size}x{size}")
+    resolution = f"{clip.size}x{clip.size} centre crop" + (f" of {size}x{size}" if size else "")
+    row = Metric("PickScore", "", "higher", clip.name, "none", resolution)
     return Networked(row, score, prepare, (text,))
 
 

@@ -1,0 +1,25 @@
+"""Files that appear under their names when they are complete, and not before."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replacing(path: Path, ending: str | None = None) -> Iterator[Path]:
+    """A temporary name beside `path` to write a file to: renamed to `path` at the end, removed after an error.
+
+    ending: what the temporary name has after ".NAME". By default it holds the number of the process, so that two
+    processes do not write into one file. A fixed one lets the next attempt write over what a killed one has left; one
+    with the file's suffix is for writers that go by it.
+    """
+    ending = f".{os.getpid()}.unfinished" if ending is None else ending
+    unfinished = path.with_name(f".{path.name}{ending}")
+    try:
+        yield unfinished
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
