@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from data_builders.frames import canvas, result
 from data_builders.world.scene import (
     SEEN_PAIRS,
     UNSEEN_PAIRS,
@@ -77,6 +78,19 @@ class Made:
     target: dict[str, Any]
     mask: np.ndarray | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+
+
+def changed_picture(
+    instruction: str,
+    before: np.ndarray,
+    after: np.ndarray,
+    scene: Scene,
+    target: dict[str, Any],
+    facts: dict[str, Any] | None = None,
+) -> Made:
+    """One canvas, one result, both uint8 (H, W, 3), and where they differ."""
+    frames = (canvas(before),), (result(after),)
+    return Made(instruction, *frames, scene, target, changed(before, after), facts or {})
 
 
 def changed(before: np.ndarray, after: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from data_builders.frames import asset, canvas, mask_frame, result
-from data_builders.world.draw import Draw, Made, changed
+from data_builders.world.draw import Draw, Made, changed, changed_picture
 from data_builders.world.render import pattern_swatch, render, render_asset
 from data_builders.world.scene import (
     COLORS,
@@ -43,7 +43,8 @@ class Edit:
         return facts | {"after": after}
 
 
-def _change(draw: Draw, templates: tuple[str, ...], scene: Scene, old: Thing, new: Thing | None, **words: str) -> Edit:
+def change(draw: Draw, templates: tuple[str, ...], scene: Scene, old: Thing, new: Thing | None, **words: str) -> Edit:
+    """One thing becomes another, or goes, in the words of one of the templates; {thing} is its name."""
     instruction = draw.pick(templates).format(thing=old.name, **words)
     return Edit(instruction, scene, scene.swap(old, new), old, new)
 
@@ -58,14 +59,14 @@ def recolor(draw: Draw) -> Edit:
         "Change the color of the {thing} to {color}.",
         "Paint the {thing} {color}.",
     )
-    return _change(draw, templates, scene, old, replace(old, color=color), color=color)
+    return change(draw, templates, scene, old, replace(old, color=color), color=color)
 
 
 def remove(draw: Draw) -> Edit:
     """The thing and its shadow go."""
     scene = draw.scene(photos=True)
     templates = ("Remove the {thing}.", "Delete the {thing} from IMG1.", "Take the {thing} away.")
-    return _change(draw, templates, scene, draw.target(scene), None)
+    return change(draw, templates, scene, draw.target(scene), None)
 
 
 def add(draw: Draw) -> Edit:
@@ -92,7 +93,7 @@ def move(draw: Draw) -> Edit:
         "Put the {thing} at the {position}.",
         "Shift the {thing} to the {position}.",
     )
-    return _change(draw, templates, scene, old, old.at(position), position=position)
+    return change(draw, templates, scene, old, old.at(position), position=position)
 
 
 def substitute(draw: Draw) -> Edit:
@@ -105,7 +106,7 @@ def substitute(draw: Draw) -> Edit:
         "Turn the {thing} into a {shape}.",
         "Replace the {thing} by a {color} {shape}.",
     )
-    return _change(draw, templates, scene, old, replace(old, shape=shape, angle=0.0), shape=shape, color=old.color)
+    return change(draw, templates, scene, old, replace(old, shape=shape, angle=0.0), shape=shape, color=old.color)
 
 
 def repaint_room(draw: Draw) -> Edit:
@@ -122,7 +123,7 @@ def resize(draw: Draw) -> Edit:
     old = draw.target(scene)
     word, size = ("larger", "large") if old.size_word == "small" else ("smaller", "small")
     templates = ("Make the {thing} {word}.", "Change the size of the {thing} to {size}.", "Make the {thing} {size}.")
-    return _change(draw, templates, scene, old, replace(old, radius=SIZES[size]), word=word, size=size)
+    return change(draw, templates, scene, old, replace(old, radius=SIZES[size]), word=word, size=size)
 
 
 Edits = Callable[[Draw], Edit]
@@ -133,8 +134,7 @@ def edit_sample(draw: Draw, edit: Edits) -> Made:
     """canvas -> edited canvas."""
     done = edit(draw)
     before, after = render(done.before, draw.size).image, render(done.after, draw.size).image
-    mask = changed(before, after)
-    return Made(done.instruction, (canvas(before),), (result(after),), done.before, done.facts, mask)
+    return changed_picture(done.instruction, before, after, done.before, done.facts)
 
 
 def edit_mask(draw: Draw) -> Made:
@@ -178,7 +178,7 @@ def tryon(draw: Draw) -> Made:
         "Put the pattern of IMG2 on the {thing} of IMG1.",
         "Give the {thing} the pattern of IMG2.",
     )
-    edit = _change(draw, templates, scene, old, new)
+    edit = change(draw, templates, scene, old, new)
     before, after = render(scene, draw.size).image, render(edit.after, draw.size).image
     inputs = (canvas(before), asset(pattern_swatch(new, draw.asset_size)))
     return Made(edit.instruction, inputs, (result(after),), scene, edit.facts, changed(before, after))
@@ -197,5 +197,4 @@ def frame2frame(draw: Draw) -> Made:
     )
     before, after = (r.image for r in video)
     facts = {"video": f"world-video-{seed}", "frames": [0, 1], "motion": video.motions[index].verb}
-    mask = changed(before, after)
-    return Made(instruction, (canvas(before),), (result(after),), first, target, mask, facts)
+    return changed_picture(instruction, before, after, first, target, facts)

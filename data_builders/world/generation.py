@@ -10,7 +10,7 @@ from PIL import Image, ImageFilter
 
 from data_builders.frames import asset, canvas, erase, grey, mask_frame, result
 from data_builders.world.controls import CONTROLS, drag_map
-from data_builders.world.draw import Draw, Made, changed, dilate
+from data_builders.world.draw import Draw, Made, changed_picture, dilate
 from data_builders.world.render import encode_depth, pixel_grid, render, render_asset
 from data_builders.world.scene import SIZES, Scene, describe, enumerate_words, sample_angle
 from unireal.sample import Frame, Role
@@ -133,8 +133,7 @@ def _restored(draw: Draw, verb: str, other: str, scene: Scene, shown: np.ndarray
     """Half of the instructions name the task alone, as people do; the others tell what the picture shows."""
     verb = draw.pick((verb, other))
     instruction = f"{verb} IMG1; {_caption(draw, scene)}." if draw.chance(0.5) else f"{verb} IMG1."
-    mask = changed(shown, image)
-    return Made(instruction, (canvas(shown),), (result(image),), scene, _scene_facts(scene), mask)
+    return changed_picture(instruction, shown, image, scene, _scene_facts(scene))
 
 
 def inpaint(draw: Draw) -> Made:

@@ -8,10 +8,10 @@ from types import MappingProxyType
 
 import numpy as np
 
-from data_builders.frames import canvas, grey, result
+from data_builders.frames import grey
 from data_builders.world.controls import sketch
-from data_builders.world.draw import Draw, Made, changed
-from data_builders.world.edits import Edit
+from data_builders.world.draw import Draw, Made, changed_picture
+from data_builders.world.edits import Edit, change
 from data_builders.world.render import Rendering, render
 from data_builders.world.scene import FACES, Scene
 from data_builders.world.video import TURN
@@ -31,9 +31,7 @@ def turn(draw: Draw) -> Edit:
         scene, old = scene.swap(old, striped), striped
     way, sign = draw.pick((("clockwise", 1), ("counterclockwise", -1)))
     templates = ("Turn the {thing} {way}.", "Turn the {thing} of IMG1 {way}.", "Rotate the {thing} {way}.")
-    instruction = draw.pick(templates).format(thing=old.name, way=way)
-    new = replace(old, angle=old.angle + sign * TURN)
-    return Edit(instruction, scene, scene.swap(old, new), old, new)
+    return change(draw, templates, scene, old, replace(old, angle=old.angle + sign * TURN), way=way)
 
 
 def express(draw: Draw) -> Edit:
@@ -43,9 +41,7 @@ def express(draw: Draw) -> Edit:
     before, after = draw.pick((FACES, FACES[::-1]))
     old, new = replace(plain, face=before), replace(plain, face=after)
     templates = ("Make the {thing} {face}.", "Make the {thing} look {face}.", "Give the {thing} a {face} face.")
-    instruction = draw.pick(templates).format(thing=old.name, face=after)
-    faced = scene.swap(plain, old)
-    return Edit(instruction, faced, faced.swap(old, new), old, new)
+    return change(draw, templates, scene.swap(plain, old), old, new, face=after)
 
 
 def zoom(draw: Draw) -> Made:
@@ -56,7 +52,7 @@ def zoom(draw: Draw) -> Made:
     top, left = (near.shape[0] - height) // 2, (near.shape[1] - width) // 2
     after = near[top : top + height, left : left + width]
     words = ("Move the camera closer.", "Show IMG1 from closer.", "Zoom in.")
-    return _whole(draw, scene, far, after, words, {"view": "closer"})
+    return changed_picture(draw.pick(words), far, after, scene, {"view": "closer"})
 
 
 def restyle(draw: Draw) -> Made:
@@ -69,15 +65,8 @@ def restyle(draw: Draw) -> Made:
         "Turn IMG1 into a {style} picture.",
         "Make it a {style} scene.",
     )
-    words = tuple(template.format(style=style) for template in templates)
-    return _whole(draw, scene, drawn.image, STYLES[style](scene, drawn), words, {"style": style})
-
-
-def _whole(
-    draw: Draw, scene: Scene, before: np.ndarray, after: np.ndarray, words: tuple[str, ...], target: dict
-) -> Made:
-    frames = (canvas(before),), (result(after),)
-    return Made(draw.pick(words), *frames, scene, target, changed(before, after))
+    instruction = draw.pick(templates).format(style=style)
+    return changed_picture(instruction, drawn.image, STYLES[style](scene, drawn), scene, {"style": style})
 
 
 def _gray(scene: Scene, drawn: Rendering) -> np.ndarray:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from data_builders.frames import grey
 from data_builders.world.scene import COLORS, FAR, NEAR, PHOTOS, ROOMS, STANDING, Scene, Thing
 
 DEPTH_RANGE = (STANDING * NEAR, FAR)  # world units that black and white stand for
@@ -83,8 +84,7 @@ def pattern_swatch(thing: Thing, size: tuple[int, int] = (32, 32)) -> np.ndarray
 def encode_depth(depth: np.ndarray) -> np.ndarray:
     """World units (H, W) to a grey picture, uint8 (H, W, 3): black is near, white is far."""
     low, high = DEPTH_RANGE
-    grey = _to_bytes(255.0 * (depth - low) / (high - low))
-    return np.repeat(grey[..., None], 3, axis=2)
+    return grey(_to_bytes(255.0 * (depth - low) / (high - low)))
 
 
 def decode_depth(image: np.ndarray) -> np.ndarray:

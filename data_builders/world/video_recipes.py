@@ -13,7 +13,7 @@ import numpy as np
 
 from data_builders.frames import asset, canvas, result
 from data_builders.world.draw import Draw, Made, changed
-from data_builders.world.edits import Edit, add, recolor, remove, repaint_room, substitute
+from data_builders.world.edits import Edit, add, change, recolor, remove, repaint_room, substitute
 from data_builders.world.render import render
 from data_builders.world.scene import PATTERNS, Scene, Thing, describe
 from data_builders.world.video import STILL, Motion, WorldVideo, possible_motions
@@ -31,8 +31,7 @@ def retexture(draw: Draw) -> Edit:
     old = draw.target(scene)
     new = replace(old, pattern=draw.pick(p for p in PATTERNS if p != old.pattern))
     templates = ("Make the {thing} {pattern}.", "Change the pattern of the {thing} to {pattern}.")
-    instruction = draw.pick(templates).format(thing=old.name, pattern=new.pattern)
-    return Edit(instruction, scene, scene.swap(old, new), old, new)
+    return change(draw, templates, scene, old, new, pattern=new.pattern)
 
 
 EDITS = (recolor, remove, add, substitute, retexture, repaint_room)
@@ -44,8 +43,8 @@ def video_edit(draw: Draw, with_reference: bool, frames: int = FRAMES) -> Made:
     with_reference: the edited first frame comes along as an asset (Ditto's visual scaffold, arXiv 2510.15742). The
     instruction does not name it, so that it can be left out. The mask is where any of the frames changes.
     """
-    change = draw.pick(EDITS)
-    edit = change(draw)
+    make = draw.pick(EDITS)
+    edit = make(draw)
     motions = _motions(draw, edit.before)
     edited = dict(motions)
     if edit.outcome is not None:
@@ -56,7 +55,7 @@ def video_edit(draw: Draw, with_reference: bool, frames: int = FRAMES) -> Made:
     reference = (asset(after[0]),) if with_reference else ()
     mask = np.any([changed(*pair) for pair in zip(before, after, strict=True)], axis=0)
     inputs, results = tuple(map(canvas, before)), tuple(map(result, after))
-    facts = {"edit": change.__name__, "motions": [motions[thing].verb for thing in edit.before.things]}
+    facts = {"edit": make.__name__, "motions": [motions[thing].verb for thing in edit.before.things]}
     return Made(edit.instruction, inputs + reference, results, edit.before, edit.facts, mask, facts)
 
 
