@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from typing import NoReturn
 from data_builders.builders.base import VideoBuilder
 from data_builders.builders.registry import VIDEO_BUILDERS
 from data_builders.names import look_up
+
+INTERRUPTED = 130  # as shells have it for SIGINT
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Returns the exit status: 0 done, 2 bad input."""
+    """Returns the exit status: 0 done, 2 bad input, 130 interrupted."""
     parser = Parser(
         prog="python -m data_builders",
         description="Builds training data: Parquet shards of samples.",
@@ -57,8 +60,13 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"error: cannot write ({error}); give another --output", file=sys.stderr)
+        what = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
+        print(f"error: cannot write ({what}); give another --output", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        goes_on = "; the same command goes on where it stopped" if name in VIDEO_BUILDERS else ""
+        print(f"interrupted{goes_on}", file=sys.stderr)
+        return INTERRUPTED
     return 0
 
 
@@ -197,4 +205,8 @@ BUILDERS: dict[str, Builder] = {
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    if status == INTERRUPTED:  # Daft's threads are still at work, and an orderly exit would make them abort
+        sys.stdout.flush()
+        os._exit(status)
+    sys.exit(status)

@@ -52,7 +52,9 @@ def run(options: argparse.Namespace) -> None:
     if options.per_task < 1:
         raise ValueError(f"--per-task must be at least 1, got {options.per_task}")
     path = options.output or options.folder / "preview.html"
-    write_text(path, page(ParquetSamples(options.folder), options.per_task))
+    shown = page(ParquetSamples(options.folder), options.per_task)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, shown)
     print(path)
 
 

@@ -159,6 +159,9 @@ def test_endpoint_that_is_away_or_set_up_wrong(server, video):
         VisionLanguageAnnotator(EndpointChat("http://127.0.0.1:9/v1", "m", retries=0)).caption(video.frames)
     with pytest.raises(ValueError, match="starts with http"):
         EndpointChat("localhost:8000", "m")
+    EndpointChat(server.url, "m").check()  # it answers, though it tells no models
+    with pytest.raises(ValueError, match=r"nothing answers at .* start the server"):
+        EndpointChat("http://127.0.0.1:9/v1", "m").check()
 
 
 def test_endpoint_questions_of_all_kinds(server, video):

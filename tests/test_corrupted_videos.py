@@ -18,7 +18,7 @@ from video_files import sliding_scene, turn_by_metadata, write_sound, write_vide
 pytest.importorskip("av", reason="decoding needs the extra `data`")
 
 from data_builders.__main__ import main as data_builders
-from data_builders.clips.clip import Clip
+from data_builders.clips.clip import Clip, find_files
 from data_builders.clips.config import CurationConfig
 from data_builders.clips.curate import curate
 from data_builders.world.export import write_video as write_world_video
@@ -346,3 +346,11 @@ def test_a_build_of_broken_inputs_alone_is_an_error(inputs, tmp_path, capsys):
     told = capsys.readouterr()
     assert "no clip gave a record; the first of 8 failures" in told.err and "Traceback" not in told.err
     assert len((tmp_path / "data" / "failures.jsonl").read_text().splitlines()) == 8
+
+
+def test_facts_beside_a_video_are_no_lost_videos(tmp_path):
+    for name in ("one.mp4", "one.json", "one.npz", "two.json"):
+        (tmp_path / name).write_bytes(b"")
+    videos, ignored = find_files([tmp_path])
+    assert videos == [tmp_path / "one.mp4"]
+    assert list(ignored) == [tmp_path / "two.json"]

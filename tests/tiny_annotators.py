@@ -177,7 +177,8 @@ def teach(model: torch.nn.Module, inputs: dict, labels: torch.Tensor) -> None:
     raise AssertionError(f"the tiny model has not learnt its answer, the loss is {loss.item():.3f}")
 
 
-def sam2(folder: Path) -> Path:
+def sam2(folder: Path, **changes) -> Path:
+    """changes: of the configuration."""
     torch.manual_seed(0)
     side = 64
     vision = AutoConfig.for_model(
@@ -194,18 +195,19 @@ def sam2(folder: Path) -> Path:
     )
     config = Sam2VideoConfig(
         vision_config=vision,
-        prompt_encoder_config={"hidden_size": 128, "image_size": side, "mask_input_channels": 4},
-        mask_decoder_config={
-            **{"hidden_size": 128, "mlp_dim": 32, "num_attention_heads": 2, "iou_head_hidden_dim": 128},
-        },
+        prompt_encoder_config={"hidden_size": 128, "image_size": side},
+        # All other sizes of the decoder are fixed in the sam2 package.
+        mask_decoder_config={"hidden_size": 128},
         image_size=side,
         **{"memory_attention_hidden_size": 128, "memory_attention_num_layers": 1},
         **{"memory_attention_feed_forward_hidden_size": 32, "memory_attention_rope_feat_sizes": [side // 16] * 2},
         **{"memory_encoder_hidden_size": 128, "memory_encoder_output_channels": 64, "mask_downsampler_embed_dim": 128},
-        **{"memory_fuser_embed_dim": 128, "memory_fuser_intermediate_dim": 32, "memory_fuser_num_layers": 1},
+        **{"memory_fuser_embed_dim": 128, "memory_fuser_intermediate_dim": 512, "memory_fuser_num_layers": 1} | changes,
     )
     model = Sam2VideoModel(config)
-    with torch.no_grad():  # it is sure to see the objects, and unsure where
+    with torch.no_grad():
+        model.prompt_encoder.shared_embedding.load_state_dict(model.shared_image_embedding.state_dict())  # as published
+        # It is sure to see the objects, and unsure where.
         model.mask_decoder.pred_obj_score_head.proj_out.bias.fill_(10.0)
         for parameter in model.mask_decoder.parameters():
             parameter.mul_(4.0)

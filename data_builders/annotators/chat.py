@@ -17,6 +17,7 @@ from data_builders.annotators.weights import load_model, load_processor
 DEFAULT = "Qwen/Qwen2.5-VL-7B-Instruct"
 TEMPERATURE, TOP_P = 0.7, 0.9  # Ditto's, for captions and instructions
 _JPEG_QUALITY = 95
+_PATIENCE = 10.0  # seconds, with a server that is only to show that it is there
 _BOUNDS = ("minLength", "maxLength", "minItems", "maxItems", "minimum", "maximum")
 
 
@@ -95,14 +96,31 @@ class EndpointChat:
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_client": None}  # connections stay in their process
 
-    def reply(self, text: str, images: Sequence[np.ndarray], schema: dict[str, Any] | None, seed: int) -> str:
+    @property
+    def client(self) -> Any:
         import openai
 
         if self._client is None:
             key = os.environ.get("OPENAI_API_KEY", "none")
             self._client = openai.OpenAI(base_url=self.url, api_key=key, timeout=self.timeout, max_retries=self.retries)
+        return self._client
+
+    def check(self) -> None:
+        """Raises ValueError if nothing answers at the URL."""
+        import openai
+
         try:
-            answer = self._client.chat.completions.create(**self._request(text, images, schema, seed))
+            self.client.with_options(timeout=_PATIENCE, max_retries=0).models.list()
+        except openai.APIConnectionError as error:
+            raise ValueError(f"nothing answers at {self.url} ({_line(error)}); start the server first") from error
+        except openai.OpenAIError:
+            pass  # it is there; it need not tell its models
+
+    def reply(self, text: str, images: Sequence[np.ndarray], schema: dict[str, Any] | None, seed: int) -> str:
+        import openai
+
+        try:
+            answer = self.client.chat.completions.create(**self._request(text, images, schema, seed))
         except (openai.APIConnectionError, openai.RateLimitError, openai.InternalServerError) as error:
             raise ConnectionError(
                 f"{self.url} did not answer after {self.retries} retries ({_line(error)}); start it, or run again"

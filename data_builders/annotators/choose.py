@@ -7,6 +7,7 @@
 | a folder or hub id | a model of transformers |
 | `endpoint:URL#MODEL` | captioner, instructor, judge: a server that speaks OpenAI's chat completions |
 | `endpoint-text:URL#MODEL` | the same, for servers that do not know response_format |
+| `sam2:MODEL` | segmenter: the folder or hub id MODEL, run by the `sam2` package |
 | `canny`, `canny:LOW,HIGH` | edge: OpenCV's Canny |
 | `oracle` | the truth, for videos of the procedural world |
 """
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,30 +24,47 @@ from data_builders.annotators import chat, grounding, maps, segmentation
 from data_builders.annotators.placing import Devices
 from data_builders.annotators.protocols import Annotators
 from data_builders.annotators.vlm import VisionLanguageAnnotator
+from data_builders.annotators.weights import model_type
 
 
 @dataclass(frozen=True)
 class Part:
     """One annotator of a build.
 
-    default: the hub id, or other SPEC, that "default" stands for; load: makes it from a SPEC and a device.
+    default: the hub id, or other SPEC, that "default" stands for; load: makes it from a SPEC and a device; check:
+    raises ValueError for a SPEC of which nothing can be made, and reads no weights; others: more SPECs, in words.
     """
 
     summary: str
     default: str
     load: Callable[[str, str], Any]
+    check: Callable[[str], object] = model_type
+    others: str = "a folder, or another hub id"
 
 
 def _vision_language(spec: str, device: str) -> VisionLanguageAnnotator:
+    return VisionLanguageAnnotator(_endpoint(spec) or chat.LocalChat.from_pretrained(spec, device))
+
+
+def _check_vision_language(spec: str) -> None:
+    endpoint = _endpoint(spec)
+    if endpoint is None:
+        model_type(spec)
+    else:
+        endpoint.check()
+
+
+def _endpoint(spec: str) -> chat.EndpointChat | None:
+    """None if it is no endpoint. Raises ValueError for one that is given in another way."""
     kind, _, rest = spec.partition(":")
     if kind not in ("endpoint", "endpoint-text"):
-        return VisionLanguageAnnotator(chat.LocalChat.from_pretrained(spec, device))
+        return None
     url, _, model = rest.rpartition("#")
     if not url or not model:
         raise ValueError(
             f"an endpoint is given as {kind}:URL#MODEL, as in {kind}:http://localhost:8000/v1#m, got {spec!r}"
         )
-    return VisionLanguageAnnotator(chat.EndpointChat(url, model, structured=kind == "endpoint"))
+    return chat.EndpointChat(url, model, structured=kind == "endpoint")
 
 
 def _canny(spec: str, device: str) -> maps.Canny:
@@ -61,16 +80,34 @@ def _canny(spec: str, device: str) -> maps.Canny:
     return maps.Canny(low, high)
 
 
+def _talks(summary: str) -> Part:
+    others = "a folder, another hub id, or endpoint:URL#MODEL"
+    return Part(summary, chat.DEFAULT, _vision_language, _check_vision_language, others)
+
+
 PARTS: dict[str, Part] = {
-    "captioner": Part("says what a video shows", chat.DEFAULT, _vision_language),
-    "instructor": Part("says what turns one frame into another", chat.DEFAULT, _vision_language),
-    "judge": Part("scores edits", chat.DEFAULT, _vision_language),
+    "captioner": _talks("says what a video shows"),
+    "instructor": _talks("says what turns one frame into another"),
+    "judge": _talks("scores edits"),
     "grounder": Part("finds boxes for phrases", grounding.DEFAULT, grounding.load_grounder),
-    "segmenter": Part("makes masks and tracks of boxes", segmentation.DEFAULT, segmentation.Sam2.from_pretrained),
+    "segmenter": Part(
+        "makes masks and tracks of boxes",
+        segmentation.DEFAULT,
+        segmentation.load_segmenter,
+        segmentation.check_segmenter,
+        "a folder, another hub id, or sam2:MODEL, which has the sam2 package run either",
+    ),
     "depth": Part("estimates depth", maps.DEFAULT_DEPTH, maps.DepthAnything.from_pretrained),
-    "edge": Part("draws edges", "canny", _canny),
+    "edge": Part("draws edges", "canny", _canny, partial(_canny, device="cpu"), "or canny:LOW,HIGH"),
     "pose": Part("draws skeletons", maps.DEFAULT_POSE, maps.VitPose.from_pretrained),
 }
+
+
+def check_specs(specs: Mapping[str, str], parts: Mapping[str, Part] = PARTS) -> None:
+    """Raises ValueError for what is sure to fail when it is loaded. Weights are left alone."""
+    for name, spec in specs.items():
+        if name in parts and spec not in ("none", "oracle"):
+            parts[name].check(spec)
 
 
 def load_annotators(

@@ -1,8 +1,4 @@
-"""Masks and tracklets for boxes: SAM 2 (arXiv 2408.00714).
-
-The model is transformers' Sam2VideoModel, whose weights are safetensors. The `sam2` package's SAM2VideoPredictor is the
-same network, but it is built from source, unpickles its .pt files and takes frames only as JPEG or MP4: it is not used.
-"""
+"""Masks and tracklets for boxes: SAM 2 (arXiv 2408.00714), the port in transformers or the package of its authors."""
 
 from __future__ import annotations
 
@@ -11,14 +7,42 @@ from typing import Any
 
 import numpy as np
 
-from data_builders.annotators.protocols import Box, Frames, sequence
-from data_builders.annotators.weights import load_model, load_processor
+from data_builders.annotators.protocols import Box, Frames, Segmenter, sequence
+from data_builders.annotators.sam2_package import Sam2Package, require_package
+from data_builders.annotators.weights import load_model, load_processor, model_type
 
 DEFAULT = "facebook/sam2.1-hiera-large"
 
 
+def load_segmenter(spec: str, device: str = "cpu") -> Segmenter:
+    """spec: a folder or hub id; with "sam2:" before it, the `sam2` package runs these weights.
+
+    "sam2:default" stands for the default model. Raises ValueError if it cannot be loaded.
+    """
+    kind, source = _kind(spec)
+    return kind.from_pretrained(source, device)
+
+
+def check_segmenter(spec: str) -> None:
+    """Raises ValueError if there is no such model, or not the package that it takes. Weights are left alone."""
+    kind, source = _kind(spec)
+    if kind is Sam2Package:
+        require_package(source)
+    model_type(source)
+
+
+def _kind(spec: str) -> tuple[type[Sam2 | Sam2Package], str]:
+    """The class, and the folder or hub id of its weights."""
+    before, colon, source = spec.partition(":")
+    if before != "sam2" or not colon:
+        return Sam2, spec
+    if not source:
+        raise ValueError(f"give a folder or hub id after 'sam2:', as in sam2:{DEFAULT}")
+    return Sam2Package, DEFAULT if source == "default" else source
+
+
 class Sam2:
-    """SAM 2 with boxes as prompts; a picture is a video of one frame."""
+    """transformers' Sam2VideoModel with boxes as prompts; a picture is a video of one frame."""
 
     def __init__(self, model: Any, processor: Any, name: str):
         self.model, self.processor, self.name = model, processor, name

@@ -63,6 +63,9 @@ class Options:
         if self.views < 1:
             raise ValueError(f"--views must be at least 1, got {self.views}")
 
+    def require(self, annotators: Annotators) -> None:
+        """Raises ValueError if nothing can come of these options with these annotators."""
+
 
 Views = Callable[[Footage, Any], Iterator[Footage]]
 Make = Callable[[Footage, Any, Any], Iterator[Sample]]

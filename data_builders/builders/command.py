@@ -8,24 +8,26 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
+from collections.abc import Callable
 from dataclasses import asdict, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from data_builders.annotators.choose import PARTS, load_annotators
+from data_builders.annotators.choose import PARTS, check_specs, load_annotators
 from data_builders.annotators.placing import GATES, Devices, limited, parse_concurrency
 from data_builders.annotators.protocols import Annotators
 from data_builders.build import build
 from data_builders.builders import generators
 from data_builders.builders.base import VideoBuilder, settings
-from data_builders.builders.sources import CURATIONS, clips_of
+from data_builders.builders.sources import CURATIONS, FOUND, clips_of
 from data_builders.engine import Placing
 from data_builders.files import UNFINISHED, write_text
 from data_builders.shards import Failure, Job, Outcome, plan
 from data_builders.workers import MARKS
 
-_OURS = ("*.parquet", UNFINISHED, MARKS, GATES, ".examined-*.json", "build.json", "clips.json", "failures.jsonl")
+_OURS = ("*.parquet", UNFINISHED, MARKS, GATES, *FOUND, "build.json", "failures.jsonl")
 _LISTED = 10  # reasons and failures that are printed
 
 
@@ -40,21 +42,27 @@ def add_arguments(builder: VideoBuilder, parser: argparse.ArgumentParser) -> Non
     reading = parser.add_argument_group("clips of --videos")
     text = "shots: whole shots; ditto: Ditto's thresholds; none: each video is one clip (default: shots)"
     reading.add_argument("--curation", choices=CURATIONS, default="shots", help=text)
-    reading.add_argument("--fps", type=float, help=f"frames a second that are read (default: {builder.fps or 'all'})")
-    reading.add_argument("--frames", type=int, help=f"frames of a clip at most (default: {builder.frames})")
+    text = f"frames a second that are read (default: {builder.fps or 'all'})"
+    reading.add_argument("--fps", metavar="F", type=_number, help=text)
+    text = f"frames of a clip at most (default: {builder.frames})"
+    reading.add_argument("--frames", metavar="N", type=int, help=text)
     own = parser.add_argument_group("this builder")
     for option in fields(builder.options):
         text = f"{option.metadata['help']} (default: {_shown(option.default)})"
-        kind = str if isinstance(option.default, tuple) else type(option.default)
+        kind, metavar = _KINDS[type(option.default)]
         choices = option.metadata.get("choices")
-        own.add_argument(_flag(option.name), type=kind, default=option.default, choices=choices, help=text)
+        given: dict[str, Any] = {"choices": choices} if choices else {"metavar": metavar}
+        own.add_argument(_flag(option.name), type=kind, default=option.default, help=text, **given)
     _annotator_arguments(builder, parser.add_argument_group("annotators"))
     engine = parser.add_argument_group("engine (Daft)")
     text = "processes, each with its own annotators; 0: this one alone, which a fault of a decoder ends (default: 1)"
-    engine.add_argument("--workers", type=int, default=1, help=text)
-    engine.add_argument("--gpus", type=float, default=0.0, help="GPUs of each worker, may be below 1 (default: 0)")
+    engine.add_argument("--workers", metavar="N", type=int, default=1, help=text)
+    text = "GPUs of each worker, may be below 1 (default: 0)"
+    engine.add_argument("--gpus", metavar="G", type=_number, default=0.0, help=text)
     engine.add_argument("--ray-address", metavar="ADDR", help="Ray cluster to run on, such as auto or ray://host:10001")
-    engine.add_argument("--clips-per-shard", metavar="K", type=int, default=8, help="at most (default: 8)")
+    engine.add_argument(
+        "--clips-per-shard", metavar="K", type=int, default=8, help="clips of a file at most (default: 8)"
+    )
 
 
 def _annotator_arguments(builder: VideoBuilder, group: Any) -> None:
@@ -62,11 +70,11 @@ def _annotator_arguments(builder: VideoBuilder, group: Any) -> None:
     defaults = dict.fromkeys(builder.uses, "none") | {"edge": "canny"} | dict.fromkeys(builder.needs, "default")
     for part in (*builder.needs, *builder.uses):
         about = PARTS[part] if part in PARTS else generators.GENERATORS[part]
-        oracle = ", oracle (the truth, for videos of the procedural world)" if part in PARTS else ""
-        text = f"{about.summary}: none, default ({about.default}){oracle}, or another (default: {defaults[part]})"
+        oracle = "oracle (the truth, for videos of the procedural world), " if part in PARTS else ""
+        text = f"{about.summary}: none, default ({about.default}), {oracle}{about.others} (default: {defaults[part]})"
         group.add_argument(_flag(part), metavar="SPEC", default=defaults[part], help=text)
     text = "where models run, with PART=DEVICE for some: cuda, or cuda:0,depth=cuda:1 (default: cpu)"
-    group.add_argument("--device", default="cpu", help=text)
+    group.add_argument("--device", metavar="D", default="cpu", help=text)
     text = "workers that may call an annotator at a time, for those that bear few: PART=N,... (default: all)"
     group.add_argument("--concurrency", metavar="PART=N", default="", help=text)
 
@@ -75,15 +83,22 @@ def run(builder: VideoBuilder, options: argparse.Namespace) -> None:
     """Builds, or goes on, and prints what came of it. Raises ValueError for bad input, and if nothing comes of it."""
     if options.seed < 0:
         raise ValueError(f"--seed is a whole number from 0, got {options.seed}")
+    if options.clips_per_shard < 1:  # before the videos are looked at, as all that follows
+        raise ValueError(f"--clips-per-shard must be at least 1, got {options.clips_per_shard}")
     placing = Placing(options.workers, options.gpus, options.ray_address)
     if any(value is not None and value <= 0 for value in (options.fps, options.frames)):
         raise ValueError("--fps and --frames are above 0; leave them out for the builder's own")
     own = builder.options(**{field.name: _value(field, options) for field in fields(builder.options)})
     specs: dict[str, Any] = _specs(builder, options)
-    builder.require(generators.Studio(**specs))  # before the videos are looked at
+    builder.require(generators.Studio(**specs))
+    own.require(generators.Studio(**specs))
     parts = (*builder.needs, *builder.uses)
     devices = Devices.parse(options.device, parts)
     limits = parse_concurrency(options.concurrency, parts)
+    # Before the videos are looked at. On a cluster, models and servers may be where this process does not see them, and
+    # a build that is there may be complete, so that it takes none.
+    if options.ray_address is None and (options.overwrite or not any(options.output.glob("*.parquet"))):
+        check_specs(specs, PARTS | generators.GENERATORS)
     told = {
         "builder": builder.name,
         "version": builder.version,
@@ -109,7 +124,8 @@ def run(builder: VideoBuilder, options: argparse.Namespace) -> None:
     curated = options.clips is None and CURATIONS[options.curation] is not None
     print(*filter(None, [found.told, summary(options.output, outcome, failures, curated)]), sep="\n")
     if failures and not outcome.rows:
-        raise ValueError(f"no clip gave a record; the first of {len(failures)} failures: {failures[0].reason}")
+        first = (outcome.failures or failures)[0]  # videos that cannot be read have been told
+        raise ValueError(f"no clip gave a record; the first of {len(failures)} failures: {first.reason}")
 
 
 def summary(folder: Path, outcome: Outcome, failures: list[Failure], curated: bool) -> str:
@@ -126,30 +142,42 @@ def summary(folder: Path, outcome: Outcome, failures: list[Failure], curated: bo
     if len(untold) > _LISTED:
         lines.append(f"  and {len(untold) - _LISTED} more failures")
     listed = len(failures) + len(outcome.empty)
-    return "\n".join(lines + ([f"  all {listed} are listed in {folder / 'failures.jsonl'}"] if listed else []))
+    return "\n".join(lines + ([f"  {listed} in all, see {folder / 'failures.jsonl'}"] if listed else []))
 
 
 def claim_folder(folder: Path, told: dict[str, Any], overwrite: bool) -> None:
     """Makes the folder one of a build with these settings.
 
+    A build that has come to nothing yet may have other settings; what was found in the videos stays.
     Raises ValueError if it holds something else, or a build with other settings, unless that is to be replaced.
     """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--output {str(folder)!r} is a file; give a folder")
     path = folder / "build.json"
     if overwrite:
-        for old in (old for pattern in _OURS for old in folder.glob(pattern)):
-            old.unlink()
+        _remove(folder, *_OURS)
     elif path.exists():
-        before = json.loads(path.read_text())
-        if other := [f"{key} {before.get(key)!r}" for key in told if before.get(key) != told[key]]:
-            raise ValueError(f"{str(folder)!r} holds a build with {other[0]}; give another --output, or --overwrite")
+        try:
+            before = json.loads(path.read_text())
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged ({error}); give another --output, or --overwrite") from error
+        other = [key for key in told if before.get(key) != told[key]]
+        if other and any(folder.glob("*.parquet")):
+            was = f"{other[0]} {before.get(other[0])!r}"
+            raise ValueError(f"{str(folder)!r} holds a build with {was}; give another --output, or --overwrite")
+        if "curation" in other:
+            _remove(folder, *FOUND)
     elif folder.is_dir() and any(folder.iterdir()):
         raise ValueError(
             f"--output {str(folder)!r} is not empty and holds no build; give another folder, or --overwrite"
         )
     folder.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(told, indent=1) + "\n")
+
+
+def _remove(folder: Path, *patterns: str) -> None:
+    for path in (path for pattern in patterns for path in folder.glob(pattern)):
+        path.unlink()
 
 
 def check_shards(folder: Path, names: list[str]) -> None:
@@ -182,6 +210,26 @@ def _value(field: Any, options: argparse.Namespace) -> Any:
     given = getattr(options, field.name)
     split = isinstance(field.default, tuple) and isinstance(given, str)
     return tuple(word.strip() for word in given.split(",") if word.strip()) if split else given
+
+
+def _number(text: str) -> float:
+    """Raises argparse.ArgumentTypeError if it is none, or not finite."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"takes a number, got {text!r}")
+    return value
+
+
+# What options of such values take, and how help calls it
+_KINDS: dict[type, tuple[Callable[[str], Any], str]] = {
+    int: (int, "N"),
+    float: (_number, "X"),
+    str: (str, "WORD"),
+    tuple: (str, "A,B"),
+}
 
 
 def _flag(name: str) -> str:

@@ -167,21 +167,34 @@ class WanRefiner:
         return _resized(_to_bytes(made.frames[0]), frames[0].shape[:2])
 
 
+def _check(source: str) -> None:
+    """Raises ValueError if there is no pipeline. Its weights are left alone."""
+    from diffusers import DiffusionPipeline
+
+    try:
+        DiffusionPipeline.load_config(source)
+    except (OSError, ValueError) as error:
+        raise _not_loaded(source, error) from error
+
+
 GENERATORS: dict[str, Part] = {
     "editor": Part(
         "edits the key frame, any pipeline of diffusers that takes image and prompt",
         "Qwen/Qwen-Image-Edit-2511",
         DiffusersEditor.from_pretrained,
+        _check,
     ),
     "generator": Part(
         "makes the video from depth and key frame, a WanVACEPipeline",
         "Wan-AI/Wan2.1-VACE-14B-diffusers",
         WanGenerator.from_pretrained,
+        _check,
     ),
     "refiner": Part(
         "removes small artefacts, a Wan pipeline from text to video",
         "Wan-AI/Wan2.2-T2V-A14B-Diffusers",
         WanRefiner.from_pretrained,
+        _check,
     ),
 }
 
@@ -197,10 +210,14 @@ def _load(kind: Any, source: str, device: str, **parts: Any) -> Any:
     try:
         pipeline = kind.from_pretrained(source, dtype=_dtype(device), use_safetensors=True, **parts)
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise ValueError(f"cannot load {source!r} ({reason}); give a folder or hub id of diffusers") from error
+        raise _not_loaded(source, error) from error
     pipeline.set_progress_bar_config(disable=True)
     return on_device(pipeline, device)
+
+
+def _not_loaded(source: str, error: Exception) -> ValueError:
+    reason = " ".join(str(error).split())[:160]
+    return ValueError(f"cannot load {source!r} ({reason}); give a folder or hub id of diffusers")
 
 
 def _dtype(device: str) -> Any:

@@ -34,6 +34,11 @@ class MapOptions(Options):
             given = ", ".join(unknown if self.kinds else ["none"])
             raise ValueError(f"--kinds takes {', '.join(_PREDICTED_BY)}, got {given}")
 
+    def require(self, annotators: Annotators) -> None:
+        if all(getattr(annotators, kind) is None for kind in self.kinds):
+            flags = " or ".join(f"--{kind}" for kind in self.kinds)
+            raise ValueError(f"no annotator makes maps of the kinds {', '.join(self.kinds)}; give {flags}")
+
 
 def make(view: Footage, annotators: Annotators, options: MapOptions) -> Iterator[Sample]:
     """For each kind of map: map -> picture, and picture -> map."""

@@ -31,6 +31,7 @@ from data_builders.workers import Died, Note
 
 STORED = "clips.json"  # in the folder of a build
 _EXAMINED = ".examined-{}.json"
+FOUND = (STORED, _EXAMINED.format("*"))  # what is known of the videos, which depends on them and on the curation
 _NO_FEATURE = np.zeros(0, np.float32)  # of clips that are not compared
 
 Examine = Callable[[Path], Examined]

@@ -26,6 +26,7 @@ SUFFIXES = (
     *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".m2ts"),
     *(".wmv", ".flv", ".ogv", ".3gp", ".gif"),
 )
+_COMPANIONS = (".json", ".npz")  # beside a video of their name they are facts about it, such as the world's
 _NO_SUFFIX = "has no suffix of a video; give the file itself to have it read"
 _HASHED_BYTES = 1 << 20  # from each end of the file
 
@@ -106,7 +107,10 @@ def find_videos(paths: Iterable[str | Path]) -> list[Path]:
 
 
 def find_files(paths: Iterable[str | Path]) -> tuple[list[Path], dict[Path, str]]:
-    """What find_videos finds, and the other files of the folders with the reason why they are left out."""
+    """What find_videos finds, and the other files of the folders with the reason why they are left out.
+
+    Facts beside a video (NAME.json and NAME.npz of NAME.mkv) are neither.
+    """
     given = [Path(path) for path in paths]
     if missing := [path for path in given if not os.path.lexists(path)]:
         raise ValueError(f"{str(missing[0])!r} does not exist; give video files or folders that hold some")
@@ -119,9 +123,11 @@ def find_files(paths: Iterable[str | Path]) -> tuple[list[Path], dict[Path, str]
         if not within or path.suffix.lower() in SUFFIXES:
             videos.setdefault(os.path.realpath(path), path)
     chosen = dict.fromkeys(path for path, _ in listed if path in videos.values())
+    names = {path.with_suffix("") for path in chosen}
     others: dict[Path, str] = {}
     for path, _ in listed:
-        if path not in chosen:
+        companion = path.suffix in _COMPANIONS and path.with_suffix("") in names
+        if path not in chosen and not companion:
             first = videos.get(os.path.realpath(path))
             others[path] = f"is the same file as {first}" if first else _NO_SUFFIX
     return list(chosen), others

@@ -9,7 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from data_builders.clips.clip import Clip
+from data_builders.clips.clip import Clip, find_videos
 from data_builders.clips.config import CurationConfig
 from data_builders.files import write_text
 
@@ -26,7 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             f"--{option.name.replace('_', '-')}",
             type=kinds.get(option.name) or kinds.get(str(option.type), str),
             default=option.default,
-            **option.metadata,
+            metavar=option.metadata["metavar"],
+            help=option.metadata["help"] + _default(option.default),
         )
 
 
@@ -41,15 +42,23 @@ def run(options: argparse.Namespace) -> None:
     taken = [name for name in (CLIPS, REPORT) if (folder / name).exists()]
     if taken and not options.overwrite:
         raise ValueError(f"{str(folder)!r} holds {' and '.join(taken)}; give another folder, or --overwrite")
+    if not find_videos(options.videos):
+        raise ValueError(f"no videos in {', '.join(options.videos)}; give files, or folders that hold some")
+    folder.mkdir(parents=True, exist_ok=True)  # it is told now if that cannot be, and not after hours
     clips, report = curate(options.videos, config, map_videos=_with_progress)
-    folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / CLIPS, "".join(json.dumps(clip.to_dict()) + "\n" for clip in clips))
     write_text(folder / REPORT, json.dumps(report.to_dict(), indent=1) + "\n")
     print(f"{folder / CLIPS}: {len(clips)} clips\n{report.describe()}")
+    if all(video.video is None for video in report.videos):
+        first = report.videos[0]
+        raise ValueError(f"no video can be read; the first of {len(report.videos)}: {first.path} {first.error}")
 
 
 def read_clips(path: str | Path) -> list[Clip]:
-    """The clips of a clips.jsonl, or of the folder that holds one. Raises ValueError that names the wrong line."""
+    """The clips of a clips.jsonl, or of the folder that holds one.
+
+    Raises ValueError that names the wrong line, or if there is none.
+    """
     path = Path(path, CLIPS) if Path(path).is_dir() else Path(path)
     clips = []
     try:
@@ -60,7 +69,9 @@ def read_clips(path: str | Path) -> list[Clip]:
         try:
             clips.append(Clip.from_dict(json.loads(line)))
         except (ValueError, TypeError) as error:
-            raise ValueError(f"{path}:{number}: {error}") from error
+            raise ValueError(f"{path}:{number} is no clip ({error})") from error
+    if not clips:
+        raise ValueError(f"{path} holds no clips; its {REPORT} tells why, if python -m data_builders clips made it")
     return clips
 
 
@@ -68,6 +79,12 @@ def _with_progress(curator, videos: Sequence[Path]) -> Iterable:
     from tqdm import tqdm
 
     return tqdm(map(curator, videos), total=len(videos), unit="video", disable=None)
+
+
+def _default(value: Any) -> str:
+    """As help tells it; of options without a value the words do."""
+    shown = f"{value[1]}x{value[0]}" if isinstance(value, tuple) else value
+    return "" if value is None else f" (default: {shown})"
 
 
 def _size_or_own(text: str) -> tuple[int, int] | None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from data_builders.clips.motion import STATIC_MOTION, STATIC_MSE
 from data_builders.clips.shots import SHOT_DETECTORS
+from data_builders.names import look_up
 
 
 def _option(default: Any, help: str, metavar: str) -> Any:
@@ -57,11 +58,11 @@ class CurationConfig:
                 raise ValueError(f"{name} is above 0 and at most 1000, got {getattr(self, name)}")
         if not -1 <= self.max_similarity <= 1:
             raise ValueError(f"max_similarity is a cosine in -1..1, got {self.max_similarity}; 1 keeps all")
-        for name in ("min_shot_seconds", "min_motion", "static_motion", "static_mse", "min_luma", "min_sharpness"):
+        motion, quality = ("min_motion", "static_motion", "static_mse"), ("min_luma", "min_sharpness", "max_bar")
+        for name in ("min_shot_seconds", *motion, *quality):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} is at least 0, got {getattr(self, name)}")
-        if self.shots not in SHOT_DETECTORS:
-            raise ValueError(f"unknown shot detector {self.shots!r}; choose from: {', '.join(SHOT_DETECTORS)}")
+        look_up(dict.fromkeys(SHOT_DETECTORS), self.shots, "shot detector")
 
     def to_dict(self) -> dict[str, Any]:
         """Values that JSON takes."""

@@ -1,0 +1,173 @@
+"""The builders' command lines as people use them: wrong input, a second try, an interruption."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from video_files import sliding_scene, write_video
+
+from data_builders.__main__ import INTERRUPTED, main
+from data_builders.world.export import world_videos
+from data_builders.world.export import write_video as write_world_video
+
+ROOT = Path(__file__).parent.parent
+NOBODY = "http://127.0.0.1:9/v1"
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("videos")
+    for seed in range(3):
+        write_video(folder / f"video-{seed}.mkv", sliding_scene(12, (48, 64), seed), "ffv1")
+    return folder
+
+
+def call(capsys, *words: object) -> tuple[int, str, str]:
+    """Exit status, stdout and stderr."""
+    capsys.readouterr()
+    try:
+        status = main([str(word) for word in words])
+    except SystemExit as stop:
+        status = int(stop.code or 0)
+    return status, *capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["contrl"], "did you mean 'control'?"),
+        (["control", "--output", "{out}"], "--videos --clips is required"),
+        (["control", "--videos", "{tmp}/none", "--output", "{out}"], "none' does not exist"),
+        (["control", "--videos", "{tmp}", "--output", "{out}"], "no videos in"),
+        (["control", "--videos", "{videos}", "--output", "{file}"], "is a file; give a folder"),
+        (["control", "--videos", "{videos}", "--output", "{file}/deeper"], "cannot write ({file}/deeper: Not a dir"),
+        (["control", "--videos", "{videos}", "--output", "{videos}"], "is not empty and holds no build"),
+        (["control", "--videos", "{videos}", "--output", "{out}", "--fps", "nan"], "--fps: takes a number, got 'nan'"),
+        (["control", "--videos", "{videos}", "--output", "{out}", "--kinds", "dpth"], "--kinds takes depth, edge"),
+        (
+            ["control", "--videos", "{videos}", "--output", "{out}", "--edge", "none"],
+            "give --depth or --edge",
+        ),
+        (["control", "--videos", "{videos}", "--output", "{out}", "--kinds", "pose"], "kinds pose; give --pose"),
+        (["control", "--videos", "{videos}", "--output", "{out}", "--edge", "cany"], "canny:LOW,HIGH, got 'cany'"),
+        (["control", "--videos", "{videos}", "--output", "{out}", "--depth", "{tmp}/none"], "a hub id of a model"),
+        (["control", "--videos", "{videos}", "--output", "{out}", "--clips-per-shard", "0"], "at least 1, got 0"),
+        (
+            ["inpaint", "--videos", "{videos}", "--output", "{out}", "--captioner", f"endpoint:{NOBODY}#m"],
+            "nothing ans",
+        ),
+        (["inpaint", "--videos", "{videos}", "--output", "{out}", "--captioner", "endpoint:a"], "endpoint:URL#MODEL"),
+        (["inpaint", "--clips", "{tmp}/none", "--output", "{out}"], "make it with python -m data_builders clips"),
+        (["inpaint", "--clips", "{file}", "--output", "{out}"], "a.txt:1 is no clip"),
+        (["inpaint", "--clips", "{tmp}/empty.jsonl", "--output", "{out}"], "empty.jsonl holds no clips"),
+        (["clips", "--videos", "{tmp}", "--output", "{out}"], "no videos in"),
+        (["clips", "--videos", "{file}", "--output", "{out}"], "no video can be read; the first of 1: {file}"),
+        (["clips", "--videos", "{videos}", "--output", "{file}/deeper"], "cannot write ({file}/deeper"),
+        (["clips", "--videos", "{videos}", "--output", "{out}", "--shots", "adptive"], "did you mean 'adaptive'?"),
+        (["clips", "--videos", "{videos}", "--output", "{out}", "--max-bar", "nan"], "max_bar is at least 0"),
+    ],
+)
+def test_wrong_input_is_one_line_and_status_2(videos, tmp_path, capsys, words, said):
+    (tmp_path / "a.txt").write_text("no clip, no video")
+    (tmp_path / "empty.jsonl").write_text("")
+    places = {"videos": videos, "tmp": tmp_path, "out": tmp_path / "out", "file": tmp_path / "a.txt"}
+    status, _, told = call(capsys, *(word.format(**places) for word in words))
+    assert status == 2
+    assert told.startswith("error: ") and told.count("\n") == 1 and said.format(**places) in told
+    assert not list(tmp_path.glob("out/*.parquet"))
+
+
+def test_what_cannot_be_loaded_is_told_before_anything_is_written(videos, tmp_path, capsys):
+    options = ["--videos", videos, "--output", tmp_path / "out"]
+    for wrong in (f"endpoint:{NOBODY}#m", tmp_path / "none"):
+        assert call(capsys, "text_to_image", *options, "--captioner", wrong)[0] == 2
+    assert call(capsys, "video_edit", *options, *_all_of_it(tmp_path / "none"))[0] == 2
+    assert not (tmp_path / "out").exists()
+
+
+def _all_of_it(editor: Path) -> list[object]:
+    words = [word for part in ("captioner", "instructor", "depth", "judge") for word in (f"--{part}", "oracle")]
+    return [*words, "--editor", editor]
+
+
+def test_settings_may_be_mended_until_there_are_records(videos, tmp_path, capsys):
+    """What was found in the videos stays: looking at them takes long."""
+    options = ["control", "--videos", videos, "--output", tmp_path, "--workers", "0"]
+    assert call(capsys, *options, "--depth", "oracle")[0] == 2  # these are no videos of the world
+    before = (tmp_path / "clips.json").stat().st_mtime_ns
+    assert call(capsys, *options, "--views", "1")[0] == 0
+    assert (tmp_path / "clips.json").stat().st_mtime_ns == before
+    assert json.loads((tmp_path / "build.json").read_text())["options"]["views"] == 1
+    status, _, told = call(capsys, *options, "--views", "2")
+    assert status == 2 and "holds a build with options" in told
+
+
+def test_another_curation_looks_at_the_videos_anew(videos, tmp_path, capsys):
+    options = ["control", "--videos", videos, "--output", tmp_path, "--workers", "0"]
+    assert call(capsys, *options, "--depth", "oracle", "--curation", "none")[0] == 2
+    (tmp_path / ".examined-0.json").write_text("{}")  # as an interrupted one leaves it
+    status, told, _ = call(capsys, *options, "--curation", "shots", "--views", "1")
+    assert status == 0 and "3 shots" in told
+    assert not list(tmp_path.glob(".examined-*"))
+
+
+def test_a_damaged_settings_file_is_told(videos, tmp_path, capsys):
+    (tmp_path / "build.json").write_text("{")
+    options = ["inpaint", "--videos", videos, "--output", tmp_path, "--workers", "0", "--curation", "none"]
+    status, _, told = call(capsys, *options)
+    assert status == 2 and "build.json is damaged" in told and "--overwrite" in told
+    assert call(capsys, *options, "--overwrite")[0] == 0
+
+
+def test_the_failure_of_clips_is_told_rather_than_that_of_files(tmp_path, capsys):
+    """A video that cannot be read is listed anyway; why the others gave nothing is the news."""
+    (tmp_path / "a.mp4").write_bytes(b"")
+    (video,) = world_videos(0, 1, (48, 64))
+    write_world_video(video, tmp_path, "b")
+    write_video(tmp_path / "b.mkv", sliding_scene(4, (48, 64)), "ffv1")  # which the truth beside it does not tell of
+    options = ["--output", tmp_path / "out", "--workers", "0", "--curation", "none", "--depth", "oracle"]
+    status, _, told = call(capsys, "control", "--videos", tmp_path / "a.mp4", tmp_path / "b.mkv", *options)
+    assert status == 2 and "the first of 2 failures: " in told and "cannot be opened" not in told
+
+
+def test_an_interrupted_build_says_so_and_goes_on(videos, tmp_path, capsys):
+    words = ["inpaint", "--videos", str(videos), "--views", "40", "--output", str(tmp_path / "out")]
+    running = subprocess.Popen(
+        [sys.executable, "-m", "data_builders", *words],
+        **{"cwd": ROOT, "env": os.environ | {"PYTHONPATH": str(ROOT)}, "stderr": subprocess.PIPE, "text": True},
+        start_new_session=True,  # it and its workers are interrupted together, as by Ctrl+C in a terminal
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    while not (tmp_path / "out" / "clips.json").exists() and running.poll() is None:
+        time.sleep(0.01)
+    os.killpg(running.pid, signal.SIGINT)
+    _, told = running.communicate(timeout=60)
+    assert running.returncode == INTERRUPTED
+    assert told.splitlines()[-1] == "interrupted; the same command goes on where it stopped"
+    assert "Traceback" not in told
+    assert call(capsys, *words, "--workers", "0")[0] == 0
+
+
+def test_a_page_may_go_to_a_new_folder(videos, tmp_path, capsys):
+    assert main(["inpaint", "--videos", str(videos), "--output", str(tmp_path / "data"), "--workers", "0"]) == 0
+    page = tmp_path / "pages" / "inpaint.html"
+    assert call(capsys, "preview", tmp_path / "data", "--output", page)[0] == 0
+    assert "<article>" in page.read_text()
+
+
+def test_help_tells_what_an_annotator_may_be_and_all_defaults(capsys):
+    status, told, _ = call(capsys, "segmentation", "--help")
+    told = " ".join(told.split())
+    assert status == 0
+    for word in ("endpoint:URL#MODEL", "sam2:MODEL", "facebook/sam2.1-hiera-large", "--max-share X"):
+        assert word in told
+    told = " ".join(call(capsys, "clips", "--help")[1].split())
+    for word in ("--max-bar X", "(default: 0.04)", "(default: 1280x720)", "(default: 0.85)"):
+        assert word in told
