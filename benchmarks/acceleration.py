@@ -13,7 +13,6 @@ inputs, measured once per size in a pass of its own. How time grows with the siz
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Iterator
@@ -27,7 +26,7 @@ from skimage.metrics import structural_similarity
 from torch.nn.functional import adaptive_max_pool2d
 from tqdm import tqdm
 
-from benchmarks.acceleration_report import PLAIN, chart, finite, markdown, summary
+from benchmarks.acceleration_report import PLAIN, chart, markdown, summary
 from benchmarks.local_edits import EDITS, local_edit
 from unireal.acceleration import Accelerations, SpotEdit, accelerations
 from unireal.acceleration.fit_teacache import load_parts, prepare
@@ -36,6 +35,7 @@ from unireal.config import MODELS
 from unireal.diffusion.guidance import Guidance
 from unireal.diffusion.sampling import denoise
 from unireal.evaluation import metrics
+from unireal.evaluation.results import write_json, write_text
 from unireal.model.build import Components
 from unireal.sample import Role, Sample
 from unireal.transforms import to_image
@@ -214,9 +214,9 @@ def main(arguments: list[str] | None = None) -> int:
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
         settings |= {"torch": torch.__version__, "hardware": name}
         report = {"settings": settings, "rows": rows, "samples": [asdict(m) for m in found]}
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        for suffix, text in ((".json", json.dumps(finite(report), indent=1)), (".md", table), (".svg", chart(found))):
-            options.output.with_suffix(suffix).write_text(text.rstrip() + "\n")
+        write_json(options.output.with_suffix(".json"), report)
+        for suffix, text in ((".md", table), (".svg", chart(found))):
+            write_text(options.output.with_suffix(suffix), text.rstrip() + "\n")
     return 0
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from statistics import median
 from typing import Any
@@ -71,12 +70,3 @@ def chart(measurements: Sequence[Any]) -> str:
         ("side of the picture in pixels", "{:g}") if by_size else ("share of the pixels that change", "{:.0%}")
     )
     return line_chart(points, "Sampling, against plain", label, "times faster", show.format)
-
-
-def finite(value: Any) -> Any:
-    """JSON has no infinity: the PSNR of equal pictures becomes null."""
-    if isinstance(value, dict):
-        return {k: finite(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [finite(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

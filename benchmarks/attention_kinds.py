@@ -18,10 +18,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from benchmarks.acceleration_report import finite
 from data_builders.world.recipes import RECIPES
 from unireal.evaluation import metrics
 from unireal.evaluation.report import Report
+from unireal.evaluation.results import write_json, write_text
 from unireal.evaluation.world import World
 from unireal.experiments import EXPERIMENTS, OptimizerConfig, TrainConfig
 from unireal.model.folder import SHIPPED, check_model_folder
@@ -159,8 +159,8 @@ def main(arguments: list[str] | None = None) -> int:
     print(table)
     settings = {k: str(v) if isinstance(v, Path) else v for k, v in vars(options).items()}
     report = {"settings": settings, "rows": [asdict(row) for row in rows], "losses": losses}
-    (options.output / "attention_kinds.json").write_text(json.dumps(finite(report), indent=1) + "\n")
-    (options.output / "attention_kinds.md").write_text(table + "\n")
+    write_json(options.output / "attention_kinds.json", report)
+    write_text(options.output / "attention_kinds.md", table + "\n")
     return 0
 
 

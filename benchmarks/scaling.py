@@ -13,7 +13,6 @@ processor seconds, which leaves waiting out.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Iterator
@@ -30,6 +29,7 @@ from unireal.acceleration.measure import counted, randomize
 from unireal.config import MODELS, get_model
 from unireal.diffusion.guidance import Guidance
 from unireal.diffusion.sampling import Conditions, denoise
+from unireal.evaluation.results import write_json, write_text
 from unireal.model.text_encoder import TextFeatures
 from unireal.model.transformer import UniRealTransformer
 from unireal.sample import Role
@@ -193,9 +193,8 @@ def main(arguments: list[str] | None = None) -> int:
         hardware = torch.cuda.get_device_name(transformer.device) if cuda else f"{torch.get_num_threads()} CPU threads"
         settings |= {"torch": torch.__version__, "hardware": hardware}
         report = {"settings": settings, "rows": [asdict(row) for row in rows]}
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        for suffix, text in ((".json", json.dumps(report, indent=1)), (".md", table)):
-            options.output.with_suffix(suffix).write_text(text + "\n")
+        write_json(options.output.with_suffix(".json"), report)
+        write_text(options.output.with_suffix(".md"), table + "\n")
     return 0
 
 

@@ -1,12 +1,14 @@
 """How much supervision a model needs that has learned from videos before (Video4Edit, arXiv 2511.18131), and the
 ablations that UniReal prints (arXiv 2412.07774, table 4), at a small size in the procedural world.
 
-    python -m benchmarks.video_prior --output runs/video-prior
+    python -m benchmarks.video_prior --output runs/video-prior [--distilled]
 
 Every run is the experiment `tiny-video-prior` with other stages, at 32x32 pixels: the same start, the same number of
 optimizer steps in all, the same held-out scenes. `scratch` spends all steps on supervised edits, `video prior` the
 first half on frames of videos with captions. The supervised samples are a pool of so many different ones, seen again
-in every pass.
+in every pass. With --distilled there are two more ways to spend the second half: a copy of what the first half made
+learns the edits, as a `student` of the original (unireal.training.video_teacher), or, to tell what that alone does, as
+a mere `copy of the prior`.
 
 A run that is finished is not run again, and one that was interrupted goes on from its last checkpoint.
 """
@@ -28,7 +30,7 @@ from unireal.config import MODELS, ModelConfig
 from unireal.data.sources import Source
 from unireal.evaluation.results import write_json
 from unireal.evaluation.world import World
-from unireal.experiments import Stage, TrainConfig, get_experiment
+from unireal.experiments import Stage, TrainConfig, VideoTeacher, get_experiment
 from unireal.model.build import build
 from unireal.names import lookup
 from unireal.pipeline import UniRealPipeline
@@ -61,12 +63,15 @@ class Run:
 
     video: share of the steps that are spent on frames of videos, before the edits; pool: share of the supervised
     samples that the rest sees. context, image_prompt: whether the model is told these, in training and after.
+    distillation: None, or a copy of what the videos made learns the edits, and the original is its teacher, with this
+    weight.
     """
 
     video: float
     pool: float
     context: bool = True
     image_prompt: bool = True
+    distillation: float | None = None
 
 
 PRIOR = 0.5
@@ -79,6 +84,12 @@ RUNS: dict[str, Run] = {
     "without image prompt": Run(PRIOR, 1.0, image_prompt=False),
     "only video data": Run(1.0, 0.0),
 }
+DISTILLED: dict[str, Run] = {
+    f"{way}, {pool:.0%}": Run(PRIOR, pool, distillation=weight)
+    for pool in (0.01, 0.1, 1.0)
+    for way, weight in (("copy of the prior", 0.0), ("student", 1.0))
+}
+ALL = RUNS | DISTILLED
 
 
 @dataclass(frozen=True)
@@ -98,7 +109,7 @@ class Setup:
 
 
 def training(run: Run, setup: Setup, start: Path, seed: int) -> TrainConfig:
-    """The training of a run from the model in the folder `start`."""
+    """The training of a run from the model in the folder `start`: what the videos made, for a copy of it."""
     experiment = get_experiment("tiny-video-prior")
     data = replace(
         experiment.data,
@@ -113,17 +124,20 @@ def training(run: Run, setup: Setup, start: Path, seed: int) -> TrainConfig:
     first, stages = videos, ()
     if run.pool:
         options = {"count": round(setup.samples * run.pool), "recipes": EDITS}
-        pool = _small(Source("data_builders.world.stream:WorldPool", options=options), seed)
+        pool = _small(Source("data_builders.world.evolution:EvolvingPool", options=options), seed)
         edits = replace(data, sources=(pool,))
-        first, stages = (videos, (Stage(first_edit, edits),)) if first_edit else (edits, ())
+        through = first_edit and run.distillation is None
+        first, stages = (videos, (Stage(first_edit, edits),)) if through else (edits, ())
+    weight = run.distillation or 0.0
     return replace(
         experiment,
         model=str(start),
         data=first,
         stages=stages,
+        teacher=VideoTeacher(str(start), blocks=weight, tail=weight) if weight else VideoTeacher(),
         trainable=() if run.image_prompt else (rf"^(?!{IMAGE_PROMPT})",),
         optimizer=replace(experiment.optimizer, text_lr=1e-3, ema=0.99, warmup=30, decay=setup.steps // 4),
-        steps=setup.steps,
+        steps=setup.steps if run.distillation is None else setup.steps - first_edit,
         precision="no",
         compile=False,
         seed=seed,
@@ -154,6 +168,14 @@ def make_start(run: Run, setup: Setup, folder: Path, seed: int) -> Path:
         pipeline.save_pretrained(temporary, safe_serialization=True)
         temporary.rename(path)
     return path
+
+
+def make_prior(start: Path, setup: Setup, folder: Path, seed: int) -> Path:
+    """Trains what runs with distillation start from, on frames of videos alone for their share of the steps."""
+    path = folder / "prior"
+    if not (path / "model").exists():
+        train(training(Run(1.0, 0.0), replace(setup, steps=round(setup.steps * PRIOR)), start, seed), path)
+    return path / "model"
 
 
 def train(config: TrainConfig, folder: Path) -> None:
@@ -195,9 +217,11 @@ def run_all(names: Sequence[str], setup: Setup, seeds: int, output: Path) -> Ite
             folder = output / f"seed {seed}"
             path = folder / name / "score.json"
             if not path.exists():
-                start = make_start(RUNS[name], setup, folder, seed)
-                train(training(RUNS[name], setup, start, seed), folder / name)
-                rows = score(RUNS[name], setup, folder / name / "model")
+                start = make_start(ALL[name], setup, folder, seed)
+                if ALL[name].distillation is not None:
+                    start = make_prior(start, setup, folder, seed)
+                train(training(ALL[name], setup, start, seed), folder / name)
+                rows = score(ALL[name], setup, folder / name / "model")
                 write_json(path, asdict(Score(name, seed, asdict(setup), rows)))
             known.append(Score.read(path))
             yield known
@@ -216,12 +240,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--batch-size", type=int, default=16, help="(default: %(default)s)")
     parser.add_argument("--scenes", type=int, default=64, help="held out, for each recipe (default: %(default)s)")
     parser.add_argument("--seeds", type=int, default=1, help="trainings of every kind (default: %(default)s)")
-    parser.add_argument("--only", action="append", metavar="RUN", help=f"some of: {'; '.join(RUNS)}".replace("%", "%%"))
+    parser.add_argument("--only", action="append", metavar="RUN", help=f"some of: {'; '.join(ALL)}".replace("%", "%%"))
+    parser.add_argument("--distilled", action="store_true", help="with the runs of a video teacher and its students")
     options = parser.parse_args(arguments)
     try:
-        names = options.only or list(RUNS)
+        names = options.only or list(ALL if options.distilled else RUNS)
         for name in names:
-            lookup(RUNS, name, "run")
+            lookup(ALL, name, "run")
         setup = Setup(options.steps, options.samples, options.batch_size, options.scenes)
         if options.seeds < 1:
             raise ValueError(f"--seeds must be at least 1, got {options.seeds}")

@@ -29,7 +29,7 @@ def clip_folder(folder: Path, seed: int = 0) -> Path:
     vision = SMALL | {"image_size": 32, "patch_size": 8}
     torch.manual_seed(seed)
     config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=24)
-    _randomised(CLIPModel(config)).save_pretrained(folder)
+    _randomised(CLIPModel(config), 7 + seed).save_pretrained(folder)
     CLIPTokenizer(vocab=vocabulary, merges=[]).save_pretrained(folder)
     CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(folder)
     return folder
@@ -49,9 +49,9 @@ def dinov2_folder(folder: Path, seed: int = 2) -> Path:
     return folder
 
 
-def _randomised(model: torch.nn.Module) -> torch.nn.Module:
+def _randomised(model: torch.nn.Module, seed: int = 7) -> torch.nn.Module:
     """Weights far from their start, so that pictures and texts do not all look alike."""
-    generator = torch.Generator().manual_seed(7)
+    generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.ndim > 1 or "class_embedding" in name or "cls_token" in name:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 
 import numpy as np
 import pytest
+import torch
 from benchmark_folders import FOLDERS, magicbrush_dev, pie_bench_hub
 from evaluation_data import clip_folder, dino_folder, dinov2_folder, picture
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from tiny_editor import save_editor
 from transformers import AutoTokenizer
 
@@ -22,6 +25,7 @@ from unireal.evaluation.benchmarks.pie import FULL
 from unireal.evaluation.generate import generate
 from unireal.evaluation.results import Item, ItemResult, RunFolder
 from unireal.evaluation.score import Scorer
+from unireal.model.lora import add_lora, save_lora
 from unireal.tasks import TASKS
 from unireal.taxonomy import CATEGORIES, EDIT_TYPES
 
@@ -54,7 +58,8 @@ def evaluate(data, backbones):
     """Calls the command line on a benchmark's folder with tiny backbones; returns the exit status."""
 
     def call(name, output, *options):
-        roles = [f"--backbone={role}={backbones[role]}" for role in PUBLIC[name].backbones]
+        asked = () if "--generate-only" in options else PUBLIC[name].backbones
+        roles = [f"--backbone={role}={backbones[role]}" for role in asked]
         return main([name, "--data", str(data(name)), "--output", str(output), *roles, *map(str, options)])
 
     return call
@@ -269,6 +274,23 @@ def test_pictures_of_something_else_are_scored(data, evaluate, tmp_path):
     assert rows(run, metric="L1", system="model", filter="none") == [row]
 
 
+def test_pictures_that_changed_are_read_anew(data, evaluate, tmp_path):
+    theirs, run = tmp_path / "theirs", tmp_path / "run"
+    theirs.mkdir()
+    items = PUBLIC["imgedit"].items(data("imgedit"))
+    for item in items:
+        Image.fromarray(item.inputs[0]()).save(theirs / f"{item.id}.png")
+    assert evaluate("imgedit", run, "--images", theirs, "--only", "L1") == 0
+    assert value(run, "L1") == 0
+    Image.fromarray(255 - items[0].inputs[0]()).save(theirs / f"{items[0].id}.png")
+    (theirs / f"{items[1].id}.png").unlink()
+    assert evaluate("imgedit", run, "--images", theirs, "--only", "L1") == 0
+    (row,) = rows(run, metric="L1", system="model", group="all")
+    assert row.value > 0.1 and (row.n, row.failures) == (1, 1)
+    assert evaluate("imgedit", run, "--images", run / "images") == 2  # reading anew would remove them
+    assert len(pictures_of(run)) == 1
+
+
 def test_a_broken_picture_is_a_failure_and_no_score(data, evaluate, tmp_path):
     assert evaluate("imgedit", tmp_path, "--baseline", "copy", "--generate-only") == 0
     assert not (tmp_path / "summary.json").exists()
@@ -471,12 +493,50 @@ def test_a_folder_of_another_run_is_refused(evaluate, tiny_pipeline_folder, tmp_
     assert evaluate("editeval", tmp_path, "--baseline", "copy") == 2
 
 
+def test_a_model_that_was_trained_on_is_another_model(evaluate, tiny_pipeline_folder, tmp_path, capsys):
+    """Its pictures must not be taken for those of the weights that lie there now."""
+    model = shutil.copytree(tiny_pipeline_folder, tmp_path / "model")
+    options = ("--model", model, "--steps", 1, "--limit", 1, "--generate-only")
+    assert evaluate("imgedit", tmp_path / "run", *options) == 0
+    assert evaluate("imgedit", tmp_path / "run", *options) == 0
+    path = next((model / "transformer").glob("*.safetensors"))
+    weights = load_file(path)
+    name = min(weights)
+    save_file(weights | {name: weights[name] + 1}, path, metadata={"format": "pt"})
+    capsys.readouterr()
+    assert evaluate("imgedit", tmp_path / "run", *options) == 2
+    assert "other settings (weights" in capsys.readouterr().err
+
+
+def test_an_adapter_and_a_dtype_are_part_of_the_model(evaluate, tiny_pipeline_folder, tiny_pipeline, tmp_path, capsys):
+    transformer = copy.deepcopy(tiny_pipeline.transformer)
+    add_lora(transformer, rank=2)
+    for name, parameter in transformer.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.constant_(parameter.data, 0.3)
+    save_lora(transformer, tmp_path / "lora")
+    options = ("--model", tiny_pipeline_folder, "--steps", 1, "--limit", 1, "--generate-only")
+    ways = {"plain": (), "bf16": ("--dtype", "bfloat16"), "lora": ("--lora", tmp_path / "lora")}
+    for name, way in ways.items():
+        assert evaluate("imgedit", tmp_path / name, *options, *way) == 0
+    assert len({next(iter(pictures_of(tmp_path / name).values())) for name in ways}) == 3
+    assert RunFolder(tmp_path / "bf16").settings()["dtype"] == "bfloat16"
+    assert RunFolder(tmp_path / "lora").settings()["lora"] == str(tmp_path / "lora")
+    capsys.readouterr()
+    assert evaluate("imgedit", tmp_path / "plain", *options, *ways["lora"]) == 2
+    assert "other settings (lora" in capsys.readouterr().err
+    assert evaluate("imgedit", tmp_path / "none", *options, "--lora", tmp_path / "nowhere") == 2
+    assert "cannot be put on" in capsys.readouterr().err
+    assert evaluate("imgedit", tmp_path / "copy", "--baseline", "copy", "--lora", tmp_path / "lora") == 2
+    assert "--lora is for what a --model makes" in capsys.readouterr().err
+
+
 def test_a_pipeline_that_cannot_edit_is_refused(pix2pix, tmp_path):
     with pytest.raises(ValueError, match="takes no strength"):
-        models.load_model(str(pix2pix), strength=0.5)
+        models.load_model(models.Source(str(pix2pix)), strength=0.5)
     (tmp_path / "model_index.json").write_text("{}")
     with pytest.raises(ValueError, match="holds no pipeline"):
-        models.load_model(str(tmp_path))
+        models.load_model(models.Source(str(tmp_path)))
 
 
 def test_a_run_folder_survives_the_round_trip(tmp_path):

@@ -19,6 +19,8 @@ import pytest
 from PIL import Image
 
 from data_builders.world.recipes import world_sample
+from unireal.evaluation import html, world
+from unireal.evaluation.__main__ import main
 from unireal.evaluation.judge import cli
 from unireal.evaluation.judge.endpoint import Endpoint
 from unireal.evaluation.judge.protocols import PROTOCOLS
@@ -411,6 +413,36 @@ def test_failures_are_counted_listed_and_in_no_mean(run, server, capsys):
     assert "item0" in (run.path / "index.html").read_text()
 
 
+def test_only_what_a_folder_keeps_pictures_of_is_judged(server, tmp_path, monkeypatch, capsys):
+    """The world benchmark has thousands of samples and keeps pictures of some; a new picture is no edit."""
+    monkeypatch.setattr(world, "TRAINING_SEEDS", range(2))
+    options = ["--baseline", "copy", "--limit", "4", "--pictures", "2", "--only", "recolor,t2i"]
+    assert main(["world", *options, "--output", str(tmp_path / "world")]) == 0
+    folder = RunFolder(tmp_path / "world")
+    printed = judge(folder, server, capsys)
+    items = folder.items()
+    pictured = [item for item in items if item.inputs]
+    assert len(pictured) == 2 + 2 + 1 and {item.category.partition(",")[0] for item in pictured} == {"recolor"}
+    assert f"not judged: {len(items) - len(pictured)} items of which the folder keeps no picture" in printed
+    for system in ("model", "copy"):
+        found = row(folder, "gedit O", system=system)
+        assert (found.n, found.failures) == (len(pictured), 0)
+    assert [item for item in items if "gedit O" in item.scores] == pictured
+    folder.write_items(item for item in items if not item.inputs)
+    assert "keeps of none of its" in judge(folder, server, capsys, status=2)
+
+
+def test_the_page_forgets_a_judgement_that_scoring_has_replaced(run, server, capsys):
+    judge(run, server, capsys)
+    assert "Judged without a rating" in (run.path / "index.html").read_text()
+    items = run.items()
+    for item in items:
+        item.scores, item.baselines = {}, {}
+    run.write_items(items)
+    html.write(run.path)
+    assert "Judged without a rating" not in (run.path / "index.html").read_text()
+
+
 def test_a_cut_off_reply_is_a_failure(run, server, capsys):
     server.answer = lambda body, number: ok(rate(body), finish="length")
     printed = judge(run, server, capsys, "--no-copy", status=1)
@@ -491,6 +523,7 @@ def test_an_endpoint_that_changes_its_model_is_noticed(run, server, capsys):
         (["--protocol", "gedit", "--model", "m", "--max-calls", "0"], "at least 1"),
         (["--protocol", "gedit", "--model", "m", "--timeout", "0"], "--timeout is above 0"),
         (["--protocol", "gedit", "--model", "nowhere", "--local"], "cannot be loaded"),
+        (["--protocol", "gedit", "--model", "m", "--local", "--retries", "3"], "--retries is for an endpoint"),
     ],
 )
 def test_bad_calls(options, expected, run, capsys):

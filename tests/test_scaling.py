@@ -45,6 +45,7 @@ def test_scaling_says_what_is_wrong(arguments, message, capsys):
     assert error.startswith("error: ") and message in error and error.count("\n") == 1
 
 
+@pytest.mark.usefixtures("small_training")
 def test_both_kinds_of_attention_are_trained_from_the_same_weights(tmp_path, capsys):
     start, output = tmp_path / "start", tmp_path / "out"
     UniRealPipeline.from_pretrained("unireal-tiny").save_pretrained(start)

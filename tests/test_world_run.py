@@ -23,6 +23,7 @@ from unireal.evaluation.measures.frames import load_frame_encoder
 from unireal.evaluation.models import UniReal
 from unireal.evaluation.results import Item, RunFolder
 from unireal.evaluation.score import asked_frames
+from unireal.pipeline import UniRealPipeline
 from unireal.tasks import CONTROL_KINDS
 from unireal.taxonomy import CONDITION_OF_KIND, conditions_of, controls_of
 
@@ -49,6 +50,45 @@ def run(tmp_path_factory, encoder, tiny_pipeline_folder):
         assert main(["world", "--baseline", "copy", *common, "--output", str(folders["copy"])]) == 0
     world._mean_truth.cache_clear()
     return folders
+
+
+def test_a_killed_run_goes_on_and_equals_an_uninterrupted_one(tmp_path, tiny_pipeline_folder, monkeypatch):
+    monkeypatch.setattr(world, "TRAINING_SEEDS", range(4))
+    world._mean_truth.cache_clear()
+    real, calls = UniRealPipeline.generate, []
+
+    def generate(self, samples, **options):
+        calls.append(samples[0].task)
+        if len(calls) == stop_at:
+            raise KeyboardInterrupt
+        return real(self, samples, **options)
+
+    def call(name, *options):
+        common = ["world", "--model", str(tiny_pipeline_folder), "--steps", "1", "--limit", "2", "--pictures", "1"]
+        calls.clear()
+        return main([*common, "--only", "depth,video_edit,t2v", *options, "--output", str(tmp_path / name)])
+
+    monkeypatch.setattr(UniRealPipeline, "generate", generate)
+    stop_at = 0
+    assert call("whole") == 0
+    assert calls == ["depth", "video_edit", "edit", "t2v"]  # frame by frame as well
+    stop_at = 4
+    with pytest.raises(KeyboardInterrupt):
+        call("resumed")
+    stop_at = 0
+    assert call("resumed") == 0 and calls == ["t2v"]
+    whole, resumed = (
+        {path.relative_to(root): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+        for root in (tmp_path / "whole", tmp_path / "resumed")
+    )
+    assert whole == resumed
+    stop_at = 3
+    with pytest.raises(KeyboardInterrupt):
+        call("other")
+    stop_at = 0
+    assert call("other", "--seed", "1") == 0
+    assert calls == ["depth", "video_edit", "edit", "t2v"]  # what another seed made is of no use
+    world._mean_truth.cache_clear()
 
 
 def _rows(folder):

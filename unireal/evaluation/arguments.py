@@ -13,8 +13,6 @@ class Parser(argparse.ArgumentParser):
         raise ValueError(f"{message}; see {self.prog} --help")
 
 
-def at_least_one(text: str) -> int:
-    """Of an option: a whole number from 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
+def names(text: str) -> tuple[str, ...]:
+    """Of an option: words separated by commas."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())

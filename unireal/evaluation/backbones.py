@@ -137,6 +137,17 @@ class Clip(Backbone):
         """float32 (3, size, size) in 0..1 by the preprocessing of transformers' processor, as torchmetrics has it."""
         return as_tensor(centre_crop(pixels, self.size, self.size, math.floor))
 
+    def resized(self, size: int | None) -> View:
+        """The view of a picture that is squashed to size x size pixels first, None for its own, as the scripts for
+        videos and PickScore do."""
+        if size is None:
+            return lambda picture: self.process(picture.pixels)
+        return lambda picture: self.process(picture.resized((size, size)).pixels)
+
+    def seen(self, size: int | None = None) -> str:
+        """What the report says of `crop` and of `resized(size)`."""
+        return f"{self.size}x{self.size} centre crop" + ("" if size is None else f" of {size}x{size}")
+
     def squash(self, picture: Picture) -> torch.Tensor:
         """float32 (3, size, size) by InstructPix2Pix's preprocessing."""
         return squashed(picture.pixels, self.size)

@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from unireal.evaluation.benchmarks.sources import SUFFIXES, find_picture
+from unireal.evaluation.benchmarks.sources import find_picture, picture_file
+from unireal.evaluation.benchmarks.videos import video_frames
 from unireal.evaluation.models import Model
-from unireal.evaluation.results import Item, RunFolder, save_picture, write_file, write_json
+from unireal.evaluation.results import Item, Load, RunFolder, save_picture, write_file, write_json
 from unireal.transforms import load_image
 
 FAILURES = "failures.json"
+VIDEO_SUFFIXES = (".mp4", ".webm", ".mov", ".avi", ".mkv", ".gif")
 
 
 def generate(items: Sequence[Item], model: Model, run: RunFolder, settings: dict[str, Any], seed: int = 0) -> None:
@@ -44,19 +46,21 @@ def generate(items: Sequence[Item], model: Model, run: RunFolder, settings: dict
 
 
 def adopt(items: Sequence[Item], folder: Path, run: RunFolder, settings: dict[str, Any]) -> None:
-    """Copies pictures that something else made into the run: <id>_0.png, <id>.png or the names that the data set's own
-    scripts use; for a video a folder of frames; .npy and 16-bit PNG for depth are kept as they are.
+    """Copies pictures that something else made into the run, anew each time: <id>_0.png, <id>.png or the names that the
+    data set's own scripts use; for a video a folder of frames or a video file; .npy and 16-bit PNG for depth stay so.
 
-    What is missing is a failure of that item. Raises ValueError if the folder has none of them.
+    What is missing is a failure of that item. Raises ValueError if the folder has none of them, or is the run's own.
     """
+    if folder.resolve() == (run.path / "images").resolve():
+        raise ValueError(f"{folder} is where the run keeps its pictures; score them with --score-only")
     check_settings(run, settings | {"images": str(folder)})
     failures: dict[str, str] = {}
     for item in items:
-        if not complete(item, run):
-            try:
-                _adopt_one(item, folder, run)
-            except ValueError as error:
-                failures[item.id] = str(error)
+        _forget(item, run)
+        try:
+            _adopt_one(item, folder, run)
+        except ValueError as error:
+            failures[item.id] = str(error)
     write_json(run.path / FAILURES, failures)
     if items and not any(complete(item, run) for item in items):
         names = ", ".join(_names(items[0]))
@@ -89,11 +93,20 @@ def _inputs(item: Item, run: RunFolder) -> list[np.ndarray]:
     return [load_image(path), *(load() for load in item.inputs[1:])]
 
 
+def _forget(item: Item, run: RunFolder) -> None:
+    """Removes what was adopted before: the folder may hold other pictures by now."""
+    run.image(item.id).with_suffix(".npy").unlink(missing_ok=True)
+    k = 0
+    while (path := run.image(item.id, k)).exists():
+        path.unlink()
+        k += 1
+
+
 def _adopt_one(item: Item, folder: Path, run: RunFolder) -> None:
     if item.frames > 1:
         frames = _frames(item, folder)
         for k in reversed(range(len(frames))):
-            _copy(frames[k], run.image(item.id, k))
+            save_picture(run.image(item.id, k), frames[k]())
         return
     source = _find(folder, _names(item))
     if source is None:
@@ -115,14 +128,17 @@ def _find(folder: Path, names: Sequence[str]) -> Path | None:
     return None
 
 
-def _frames(item: Item, folder: Path) -> list[Path]:
+def _frames(item: Item, folder: Path) -> Sequence[Load]:
+    """Numbered pictures, or what a folder or file of one of the item's names holds."""
     numbered = [find_picture(folder / f"{item.id}_{k}") for k in range(item.frames)]
     if all(numbered):
-        return [path for path in numbered if path]
-    inside = next((folder / name for name in item.aliases if (folder / name).is_dir()), None)
-    frames = [] if inside is None else sorted(p for p in inside.iterdir() if p.suffix.lower() in SUFFIXES)
+        return [picture_file(path) for path in numbered if path]
+    names = [folder / name for name in (*item.aliases, item.id)]
+    places = [place for name in names for place in (name, *(name.with_name(name.name + s) for s in VIDEO_SUFFIXES))]
+    found = next((place for place in places if place.is_dir() or (place.suffix and place.is_file())), None)
+    frames = [] if found is None else video_frames(found)
     if not frames:
-        raise ValueError(f"{folder} has no frames of it; {', '.join(item.aliases)} is expected")
+        raise ValueError(f"{folder} has no frames of it; {', '.join(item.aliases)} is expected, a folder or .mp4")
     return frames
 
 

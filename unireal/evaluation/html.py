@@ -44,7 +44,8 @@ def write(folder: Path) -> Path:
     items = run.items()
     summary = run.summary() if (run.path / "summary.json").exists() else []
     shown = [item for item in items if item.inputs or item.output or item.failure]
-    settings = run.settings()
+    settings, metrics = run.settings(), metrics_of(items)
+    judges = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(run.path.glob("judge-*.json"))]
     content = {
         "title": str(settings.get("benchmark", run.path.resolve().name)),
         "settings": settings,
@@ -55,8 +56,8 @@ def write(folder: Path) -> Path:
             _spread(items),
             *(_groups(title, items, tags) for title, tags in BREAKDOWNS if any(map(tags, items))),
         ],
-        "judges": [json.loads(path.read_text(encoding="utf-8")) for path in sorted(run.path.glob("judge-*.json"))],
-        "metrics": metrics_of(items),
+        "judges": [found for found in judges if any(metric.startswith(f"{found['protocol']} ") for metric in metrics)],
+        "metrics": metrics,
         "categories": list(dict.fromkeys(item.category for item in shown if item.category)),
         "types": sorted({tag for item in shown for tag in edit_types(item)}),
         "conditions": sorted({tag for item in shown for tag in conditions(item)}),

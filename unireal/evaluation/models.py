@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from unireal.evaluation.results import Item
-from unireal.model.folder import SHIPPED
+from unireal.model.folder import SHIPPED, fingerprint
 from unireal.sample import Role
 from unireal.tasks import TASKS
 
@@ -116,27 +116,70 @@ class Diffusers:
         return np.asarray(out.images[0].convert("RGB"))
 
 
-def load_model(name: str, device: str = "cpu", **options: Any) -> Model:
-    """A shipped model, a folder or a hub id. options: num_inference_steps, guidance_scale, ...; None leaves one out.
+@dataclass(frozen=True)
+class Source:
+    """Where a model comes from: a shipped one, a folder or a hub id. lora: folder or hub id of an adapter for it."""
+
+    name: str
+    dtype: str = "float32"
+    lora: str | None = None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """With a hash of the weights, which may change under their name."""
+        adapter = {} if self.lora is None else {"lora": self.lora, "lora weights": weights_of(self.lora)}
+        return {"model": self.name, "weights": weights_of(self.name), "dtype": self.dtype, **adapter}
+
+    def ours(self, device: str) -> Any:
+        """As a pipeline of this project. Raises ValueError if it is none, or for an adapter that does not fit."""
+        from unireal.pipeline import UniRealPipeline
+
+        pipeline = UniRealPipeline.from_pretrained(self.name, dtype=getattr(torch, self.dtype))
+        return self._ready(pipeline, device)
+
+    def public(self, device: str) -> Any:
+        """As a pipeline of diffusers. Raises ValueError if it cannot be loaded, or for an adapter that does not fit."""
+        from diffusers import DiffusionPipeline
+
+        try:
+            pipeline = DiffusionPipeline.from_pretrained(
+                self.name, use_safetensors=True, dtype=getattr(torch, self.dtype)
+            )
+        except (OSError, ValueError, AttributeError) as error:
+            raise ValueError(f"model {self.name!r} cannot be loaded ({_line(error)})") from error
+        return self._ready(pipeline, device)
+
+    def _ready(self, pipeline: Any, device: str) -> Any:
+        if self.lora is not None:
+            try:
+                pipeline.load_lora_weights(self.lora)
+            except (OSError, ValueError, KeyError, AttributeError, RuntimeError) as error:
+                raise ValueError(f"adapter {self.lora!r} cannot be put on {self.name!r} ({_line(error)})") from error
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline.to(device)
+
+
+def load_model(source: Source, device: str = "cpu", **options: Any) -> Model:
+    """options: num_inference_steps, guidance_scale, ...; None leaves one out.
 
     Raises ValueError for one that is no pipeline, that cannot edit, or that takes no such option.
     """
     used = {key: value for key, value in options.items() if value is not None}
-    if class_name(name) == OURS:
-        from unireal.pipeline import UniRealPipeline
+    if class_name(source.name) == OURS:
+        return UniReal(source.ours(device), {**source.settings, "pipeline": OURS, **used}, used)
+    pipeline = source.public(device)
+    return Diffusers(pipeline, {**source.settings, "pipeline": type(pipeline).__name__, **used}, options)
 
-        pipeline = UniRealPipeline.from_pretrained(name)
-        pipeline.set_progress_bar_config(disable=True)
-        return UniReal(pipeline.to(device), {"model": name, "pipeline": OURS, **used}, used)
-    from diffusers import DiffusionPipeline
 
-    try:
-        pipeline = DiffusionPipeline.from_pretrained(name, use_safetensors=True)
-    except (OSError, ValueError, AttributeError) as error:
-        raise ValueError(f"model {name!r} cannot be loaded ({' '.join(str(error).split())[:200]})") from error
-    pipeline.set_progress_bar_config(disable=True)
-    kind = type(pipeline).__name__
-    return Diffusers(pipeline.to(device), {"model": name, "pipeline": kind, **used}, options)
+def weights_of(name: str) -> str:
+    """Tells whether a model is still the same one; of a hub id the files that were fetched."""
+    folder = SHIPPED.get(name, Path(name))
+    if not folder.is_dir():
+        from huggingface_hub import try_to_load_from_cache
+
+        fetched = try_to_load_from_cache(name, "model_index.json")
+        folder = Path(fetched).parent if isinstance(fetched, str) else folder
+    return fingerprint(folder, "**/*.safetensors", "*/*.json", "model_index.json")
 
 
 def class_name(name: str) -> str:
@@ -150,4 +193,8 @@ def class_name(name: str) -> str:
     try:
         return DiffusionPipeline.load_config(name)["_class_name"]
     except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"model {name!r} holds no pipeline ({' '.join(str(error).split())[:200]})") from error
+        raise ValueError(f"model {name!r} holds no pipeline ({_line(error)})") from error
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from importlib.metadata import version
 
 from unireal.evaluation import html
@@ -11,14 +12,14 @@ from unireal.evaluation.generate import adopt, check_settings, complete, generat
 from unireal.evaluation.measures import similarity
 from unireal.evaluation.measures.base import Measure
 from unireal.evaluation.measures.perceptual import dreamsim_measure, load_dreamsim
-from unireal.evaluation.measures.sets import NAMES, inception, set_rows
-from unireal.evaluation.models import Copy, Model, load_model
-from unireal.evaluation.results import Item, RunFolder, write_text
-from unireal.evaluation.score import list_items, score
+from unireal.evaluation.measures.sets import NAMES as OF_SETS
+from unireal.evaluation.measures.sets import inception, set_rows
+from unireal.evaluation.models import Copy, Model, Source, load_model
+from unireal.evaluation.options import ALSO, DREAMSIM, PICK
+from unireal.evaluation.results import MODEL, Item, RunFolder, SummaryRow, write_text
+from unireal.evaluation.score import list_items, score, usable
 from unireal.evaluation.summary import to_markdown
 from unireal.names import lookup
-
-DREAMSIM, PICK = "dreamsim", "pickscore"
 
 
 def run(benchmark: Benchmark, options: argparse.Namespace) -> str:
@@ -35,12 +36,16 @@ def run(benchmark: Benchmark, options: argparse.Namespace) -> str:
         raise ValueError("--generate-only goes with --model or --baseline alone")
     if options.workers < 0:
         raise ValueError(f"--workers must be at least 0, got {options.workers}")
-    measures = Chosen(benchmark, names(options.only), names(options.skip))
-    backbones, also = roles(benchmark, options.backbone), names(options.also)
+    also = options.also or ()
     for name in also:
-        lookup(dict.fromkeys((DREAMSIM, PICK, *NAMES)), name, "metric for --also")
+        lookup(dict.fromkeys(ALSO), name, "metric for --also")
+    chosen = Chosen(benchmark, options.only or (), options.skip or ())
+    if not chosen.names and not also:
+        raise ValueError("--only and --skip leave no metric; take one of them away")
+    backbones = roles(benchmark, options.backbone or (), also)
     folder = RunFolder(options.output)
     items = benchmark.items(options.data, options.split, options.limit)
+    _check_also(benchmark, items, also)
     made = _made(benchmark, options, items, folder)
     if options.generate_only:
         list_items(items, folder, options.workers)
@@ -48,33 +53,50 @@ def run(benchmark: Benchmark, options: argparse.Namespace) -> str:
     if not made:
         raise ValueError(f"{folder.path} holds no pictures of {benchmark.name}; generate them first")
     folder.write_settings(folder.settings() | {"limit": options.limit, "versions": versions()})
-    networks = Networks(backbones, device())
-    found = measures.build(networks)
-    if PICK in also:
-        found.append(_pick_score(benchmark, items, networks))
-    if DREAMSIM in also:
-        reference = "truth" if all(item.truth for item in items) else "source"
-        found.append(dreamsim_measure(load_dreamsim(device()), reference, device()))
-    of_set = [name for name in also if name in NAMES]
+    found, left_out = usable(_measures(chosen, items, Networks(backbones, device()), also), items)
+    of_set = [name for name in also if name in OF_SETS]
     network = inception(device()) if of_set else None
+    if not found and not of_set:
+        raise ValueError(f"no item of {benchmark.name} has the captions for {', '.join(left_out)}")
     rows = score(benchmark, items, found, folder, options.workers)
     if network is not None:
         rows += set_rows(benchmark.name, folder.items(), folder, of_set, network)
         folder.write_summary(rows)
-    text = to_markdown(benchmark, rows, folder.settings())
+    text = to_markdown(benchmark, rows, folder.settings(), left_out)
     write_text(folder.path / "summary.md", text)
     html.write(folder.path)
+    _check_scored(rows, folder)
     return f"{text}\nwritten to {folder.path}: summary.json, summary.md, items.jsonl, index.html"
 
 
-def _pick_score(benchmark: Benchmark, items: list[Item], networks: Networks) -> Measure:
-    """Of what the target caption says should be seen. Raises ValueError if there are no captions, or a metric of the
-    benchmark's own."""
-    if "pick" in benchmark.backbones:
+def _check_scored(rows: Sequence[SummaryRow], folder: RunFolder) -> None:
+    """Raises ValueError if all items failed."""
+    ours = [row for row in rows if row.system == MODEL]
+    if any(row.failures for row in ours) and not any(row.n for row in ours):
+        line = next(line for line in folder.items() if line.failure)
+        raise ValueError(f"nothing could be scored; item {line.id}: {line.failure}")
+
+
+def _measures(chosen: Chosen, items: list[Item], networks: Networks, also: Sequence[str]) -> list[Measure]:
+    """The benchmark's own and those of `also`."""
+    found = chosen.build(networks)
+    if PICK in also:
+        found.append(similarity.pick_score(networks.clip("pick"), "target", None))
+    if DREAMSIM in also:
+        reference = "truth" if all(item.truth for item in items) else "source"
+        found.append(dreamsim_measure(load_dreamsim(networks.device), reference, networks.device))
+    return found
+
+
+def _check_also(benchmark: Benchmark, items: list[Item], also: Sequence[str]) -> None:
+    """Raises ValueError for metrics that the items have no truths or captions for, or that are the benchmark's own."""
+    of_set = [name for name in also if name in OF_SETS]
+    if of_set and not any(item.truth for item in items):
+        raise ValueError(f"{benchmark.name} has no true pictures, so there is no {' and no '.join(of_set)}")
+    if PICK in also and "pick" in benchmark.backbones:
         raise ValueError(f"{benchmark.name} has PickScore among its own metrics; leave --also {PICK} away")
-    if not any("target" in item.texts for item in items):
+    if PICK in also and not any("target" in item.texts for item in items):
         raise ValueError(f"{benchmark.name} has no captions of what should be seen, so there is no {PICK}")
-    return similarity.pick_score(networks.clip("pick"), "target", None)
 
 
 def _made(benchmark: Benchmark, options: argparse.Namespace, items: list[Item], folder: RunFolder) -> int:
@@ -87,7 +109,7 @@ def _made(benchmark: Benchmark, options: argparse.Namespace, items: list[Item], 
     elif options.score_only:
         check_settings(folder, settings)
     else:
-        generate(items, _model(options), folder, settings, options.seed)
+        generate(items, _model(options), folder, settings, options.seed or 0)
     return sum(complete(item, folder) for item in items)
 
 
@@ -95,7 +117,7 @@ def _model(options: argparse.Namespace) -> Model:
     if options.baseline is not None:
         return lookup({"copy": Copy}, options.baseline, "baseline")()
     return load_model(
-        options.model,
+        Source(options.model, options.dtype or Source.dtype, options.lora),
         device(),
         num_inference_steps=options.steps,
         guidance_scale=options.guidance,
@@ -103,14 +125,19 @@ def _model(options: argparse.Namespace) -> Model:
     )
 
 
-def roles(benchmark: Benchmark, given: list[str]) -> dict[str, str]:
-    """The benchmark's backbones and PickScore's, with the given ROLE=NAME instead. Raises ValueError for an unknown
-    role."""
-    found = {"pick": PICKSCORE, **benchmark.backbones}
+def roles(benchmark: Benchmark, given: Sequence[str], also: Sequence[str] = ()) -> dict[str, str]:
+    """The benchmark's backbones, and PickScore's if that is asked for, with the given ROLE=NAME instead.
+
+    Raises ValueError for an unknown role."""
+    found = {**({"pick": PICKSCORE} if PICK in also else {}), **benchmark.backbones}
     for pair in given:
         role, equals, name = pair.partition("=")
         if not equals or not name:
             raise ValueError(f"--backbone {pair!r} is not ROLE=NAME; roles are {', '.join(found) or 'none'}")
+        if role == "pick" and role not in found:
+            raise ValueError(f"--backbone pick is the network of {PICK}; add --also {PICK}")
+        if not found:
+            raise ValueError(f"{benchmark.name} measures without networks; leave --backbone away")
         lookup(found, role, f"backbone role of {benchmark.name}")
         found[role] = name
     return found
@@ -119,7 +146,3 @@ def roles(benchmark: Benchmark, given: list[str]) -> dict[str, str]:
 def versions() -> dict[str, str]:
     """Of the libraries that the numbers depend on."""
     return {name: version(name) for name in ("torch", "transformers", "torchmetrics", "pillow")}
-
-
-def names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())

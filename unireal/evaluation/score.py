@@ -130,19 +130,29 @@ class Scorer:
 def score(
     benchmark: Benchmark, items: Sequence[Item], measures: Sequence[Measure], run: RunFolder, workers: int = 2
 ) -> list[SummaryRow]:
-    """Scores the run and writes items.jsonl and summary.json. Measures for which no item has captions are left out."""
+    """Scores the run and writes items.jsonl and summary.json."""
     asked = [item for item in items if item.scored]
-    usable = [m for m in measures if not m.texts or any(set(m.texts) <= item.texts.keys() for item in asked)]
-    scorer = Scorer(usable, run, workers=workers)
+    scorer = Scorer(measures, run, workers=workers)
     lines: list[ItemResult] = []
     scores: list[dict[str, Scores]] = []
     for line, found in tqdm(scorer.results(asked), total=len(asked), desc="scoring", unit="item"):
         lines.append(line)
         scores.append(found)
     run.write_items(lines)
-    rows = summarise(benchmark, [metric for measure in usable for metric in measure.metrics], lines, scores)
+    rows = summarise(benchmark, [metric for measure in measures for metric in measure.metrics], lines, scores)
     run.write_summary(rows)
     return rows
+
+
+def usable(measures: Sequence[Measure], items: Sequence[Item]) -> tuple[list[Measure], list[str]]:
+    """The measures for whose captions there is an item that has them, and the names of the other metrics."""
+    found, left_out = [], []
+    for measure in measures:
+        if not measure.texts or any(set(measure.texts) <= item.texts.keys() for item in items if item.scored):
+            found.append(measure)
+        else:
+            left_out += [metric.name for metric in measure.metrics]
+    return found, left_out
 
 
 def list_items(items: Sequence[Item], run: RunFolder, workers: int = 2) -> None:

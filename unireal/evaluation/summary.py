@@ -81,10 +81,14 @@ def _by_category(
 _HEAD = ["metric", "group", "better", "n", "failures", "value", "s.e.", "copy", "backbone", "reference", "resolution"]
 
 
-def to_markdown(benchmark: Benchmark, rows: Sequence[SummaryRow], settings: dict[str, Any]) -> str:
-    """One table per filter, with the copy baseline beside every value."""
+def to_markdown(
+    benchmark: Benchmark, rows: Sequence[SummaryRow], settings: dict[str, Any], left_out: Sequence[str] = ()
+) -> str:
+    """One table per filter, with the copy baseline beside every value. left_out: metrics without captions."""
     facts = [f"{key} {_plain(value)}" for key, value in settings.items() if value is not None]
     text = f"# {benchmark.title}\n\n{', '.join(facts)}\n"
+    if left_out:
+        text += f"\nLeft out, since no item has captions for it: {', '.join(left_out)}\n"
     copies = {_key(row): row for row in rows if row.system == COPY}
     shown = [row for row in rows if row.system == MODEL]
     for wanted in dict.fromkeys(row.filter for row in shown):

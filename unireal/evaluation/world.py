@@ -16,11 +16,13 @@ from tqdm import tqdm
 from data_builders.world.recipes import RECIPES, TRAINED, VERSION, scene_of, world_sample
 from data_builders.world.render import render
 from data_builders.world.stream import TEST_SEEDS
+from unireal.evaluation.benchmarks.sources import safe_id
 from unireal.evaluation.exams import BARS, EXAMS, Item, Metric, Outputs, frame_similarity
 from unireal.evaluation.grading import BENCHMARK, Graded
 from unireal.evaluation.measures.frames import FrameEncoder
 from unireal.evaluation.report import Report
 from unireal.evaluation.results import COPY, MODEL
+from unireal.evaluation.unfinished import Unfinished
 from unireal.names import lookup
 from unireal.sample import Role, Sample
 from unireal.tasks import TASKS
@@ -148,47 +150,52 @@ class World:
         for recipe in self.only:
             lookup(RECIPES, recipe, "recipe")
 
-    def run(self, generate: Generate) -> Report:
-        """Scores of a model. Its results must have the sizes that it is asked for, else ValueError."""
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the samples and the noise depend on."""
+        facts = {"world version": VERSION, "first seed": TEST_SEEDS, "limit": self.limit}
+        return facts | {"noise seed": self.seed}
 
-        def answer(items: list[Item]) -> list[Outputs]:
-            return self._generated(generate, [item.question() for item in items])
+    def run(self, generate: Generate, unfinished: Unfinished | None = None) -> Report:
+        """Scores of a model. Its results must have the sizes that it is asked for, else ValueError.
 
-        def answer_otherwise(recipe: str, items: list[Item]) -> dict[str, list[Outputs]]:
-            found = {}
+        unfinished: where its results are kept, and taken from after the run was killed.
+        """
+
+        def made(recipe: str, items: list[Item]) -> dict[str, list[Outputs]]:
+            found = {MODEL: self._generated(generate, [item.question() for item in items])}
             for name, questions in OTHER_WAYS.get(recipe, {}).items():
                 asked = [questions(item) for item in items]
                 results = iter(self._generated(generate, [sample for samples in asked for sample in samples]))
                 found[name] = [[next(results)[0] for _ in samples] for samples in asked]
             return found
 
-        return self._report(answer, answer_otherwise)
+        def answers(subset: Subset, recipe: str, items: list[Item]) -> dict[str, list[Outputs]]:
+            if unfinished is None:
+                return made(recipe, items)
+            return unfinished.answers(safe_id(recipe, subset.name), lambda: made(recipe, items))
+
+        return self._report(answers)
 
     def run_baseline(self, name: str) -> Report:
         """Scores of a baseline instead of a model. Raises ValueError for an unknown one."""
         baseline = self.baseline(name)
-        return self._report(lambda items: [baseline(item) for item in items], lambda recipe, items: {})
+        return self._report(lambda subset, recipe, items: {MODEL: [baseline(item) for item in items]})
 
     @staticmethod
     def baseline(name: str) -> Baseline:
         """The baseline of that name. Raises ValueError with the nearest name for an unknown one."""
         return lookup(BASELINES, name, "baseline")
 
-    def _report(
-        self,
-        answer: Callable[[list[Item]], list[Outputs]],
-        answer_otherwise: Callable[[str, list[Item]], dict[str, list[Outputs]]],
-    ) -> Report:
-        settings: dict[str, Any] = {"world version": VERSION, "first seed": TEST_SEEDS, "limit": self.limit}
-        settings["noise seed"] = self.seed
-        if self.frame_encoder is not None:
-            settings["frame encoder"] = self.frame_encoder.name
+    def _report(self, answers: Callable[[Subset, str, list[Item]], dict[str, list[Outputs]]]) -> Report:
+        """answers: of the model, and of the same model that was asked in another way, by its name."""
+        settings = self.settings | ({"frame encoder": self.frame_encoder.name} if self.frame_encoder else {})
         report = Report(BENCHMARK, settings)
         chosen = [(subset, recipe) for subset in SUBSETS for recipe in subset.recipes]
         chosen = [(subset, recipe) for subset, recipe in chosen if not self.only or recipe in self.only]
         for subset, recipe in tqdm(chosen, desc="world", unit="set"):
             items = subset.items(recipe, self.limit, self.size)
-            graded = self._graded(subset, recipe, items, answer(items), answer_otherwise(recipe, items))
+            graded = self._graded(subset, recipe, items, answers(subset, recipe, items))
             report.rows += graded.rows()
             report.examples.append(graded.examples(EXAMPLES))
             report.lines += graded.lines(self.pictured)
@@ -196,15 +203,13 @@ class World:
             report.pictures |= graded.pictures(self.pictured)
         return report
 
-    def _graded(
-        self, subset: Subset, recipe: str, items: list[Item], outputs: list[Outputs], ways: dict[str, list[Outputs]]
-    ) -> Graded:
-        """outputs: the model's; ways: those of the same model that was asked in another way, by its name."""
+    def _graded(self, subset: Subset, recipe: str, items: list[Item], answers: dict[str, list[Outputs]]) -> Graded:
+        ways = {name: outputs for name, outputs in answers.items() if name != MODEL}
         baselines = BASELINES | EXTRA_BASELINES.get(recipe, {})
-        answers = {MODEL: outputs} | {name: [answer(item) for item in items] for name, answer in baselines.items()}
+        asked = {MODEL: answers[MODEL]} | {name: [answer(i) for i in items] for name, answer in baselines.items()}
         systems = {
             name: [item.finished(output) for item, output in zip(items, found, strict=True)]
-            for name, found in answers.items()
+            for name, found in asked.items()
         }
         return Graded(
             recipe=recipe,

@@ -25,11 +25,12 @@ def read_brushbench(root: Path, split: str) -> list[Item]:
 
     The model sees the picture with the hole black, as BrushNet's does; so does the copy baseline.
     """
-    listed = sources.read_json(sources.found(root, ("mapping_file.json",), "BrushBench"))
+    path = sources.found(root, ("mapping_file.json",), "BrushBench")
+    listed = sources.read_entries(path, ("image", "caption", MASKS[split]))
     items = []
     for key, entry in listed.items():
         truth = Shared(sources.picture_file(root / entry["image"]))
-        mask = _mask(entry[MASKS[split]])
+        mask = _mask(sources.pairs_of(entry[MASKS[split]], f"{path}, entry {key!r},"))
         item = Item(
             id=sources.safe_id(key),
             task="inpaint",

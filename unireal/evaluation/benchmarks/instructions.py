@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from unireal.evaluation.benchmarks import sources
 from unireal.evaluation.benchmarks.base import CLIP_B, CLIP_L, DINO_S16, DINOV2, Benchmark, MeasureTable, edit_type
 from unireal.evaluation.measures import fidelity, similarity, structure
-from unireal.evaluation.results import Item
+from unireal.evaluation.results import Item, Load
 
 EQUAL, PLACEHOLDER = "equal captions", "placeholder caption"
 _PLACEHOLDERS = ("a train station in city",)  # caption of many unrelated pictures of Emu's test set
@@ -39,8 +39,7 @@ def read_emu(root: Path, split: str) -> list[Item]:
             f"{split!r} would be other items; give facebook/emu_edit_test_set"
         )
     items = []
-    for number, row in table.rows(("image",)):
-        _need(row, ("instruction", "task", "input_caption", "output_caption"), root)
+    for number, row in table.rows(("image",), ("instruction", "task", "input_caption", "output_caption")):
         captions = {"source": row["input_caption"], "target": row["output_caption"]}
         item = Item(
             id=f"{number:05d}",
@@ -90,6 +89,8 @@ def _sessions(root: Path, split: str) -> Iterator[list[Item]]:
     if (root / split / "images").is_dir():
         root = root / split
     if (root / "images").is_dir():
+        if split != "test" and root.name != split:
+            raise ValueError(f"{root} is the test set, unpacked; give osunlp/MagicBrush for --split {split}")
         yield from _unpacked(root)
     else:
         yield from _parquet(root, split)
@@ -97,18 +98,23 @@ def _sessions(root: Path, split: str) -> Iterator[list[Item]]:
 
 def _unpacked(root: Path) -> Iterator[list[Item]]:
     """images/<id>/..., edit_sessions.json, global_descriptions.json, local_descriptions.json."""
-    sessions = sources.read_json(sources.found(root, ("edit_sessions.json",), "MagicBrush's test set"))
+    path = sources.found(root, ("edit_sessions.json",), "MagicBrush's test set")
+    sessions = sources.read_objects(path, of=list)
     whole, local = (_captions(root, kind) for kind in ("global", "local"))
     for session, turns in sessions.items():
         folder = root / "images" / session
+        for turn in turns:
+            sources.need(turn, ("input", "output", "instruction"), f"{path}, session {session},")
         yield [
             _turn(
                 session,
                 number,
                 turn["instruction"],
-                {"inputs": (sources.picture_file(folder / turn["input"]),)}
-                | {"truth": sources.picture_file(folder / turn["output"])}
-                | ({"arrays": {"mask": sources.transparency(folder / turn["mask"])}} if turn.get("mask") else {}),
+                _pictures(
+                    sources.picture_file(folder / turn["input"]),
+                    sources.picture_file(folder / turn["output"]),
+                    (folder / turn["mask"]).read_bytes if turn.get("mask") else None,
+                ),
                 {
                     "source": whole.get(session, {}).get(turn["input"]),
                     "target": whole.get(session, {}).get(turn["output"]),
@@ -122,21 +128,29 @@ def _unpacked(root: Path) -> Iterator[list[Item]]:
 def _captions(root: Path, kind: str) -> dict[str, dict[str, str]]:
     names = (f"{kind}_descriptions.json", f"{kind}_captions.json", f"{kind}_description.json")
     path = next((root / name for name in names if (root / name).exists()), None)
-    return {} if path is None else sources.read_json(path)
+    return {} if path is None else sources.read_objects(path)
 
 
 def _parquet(root: Path, split: str) -> Iterator[list[Item]]:
     table = sources.table(root, split)
+    masked = "mask_img" in table.columns
     sessions: dict[str, list[Item]] = {}
-    for row_number, row in table.rows(("source_img", "mask_img", "target_img")):
-        _need(row, ("img_id", "turn_index", "instruction"), root)
-        pictures = {
-            "inputs": (table.picture(row_number, "source_img"),),
-            "truth": table.picture(row_number, "target_img"),
-        }
+    columns = ("img_id", "turn_index", "instruction")
+    for row_number, row in table.rows(("source_img", "target_img"), columns, further=("mask_img",)):
+        pictures = _pictures(
+            table.picture(row_number, "source_img"),
+            table.picture(row_number, "target_img"),
+            table.file(row_number, "mask_img") if masked else None,
+        )
         session, number = str(row["img_id"]), int(row["turn_index"])
         sessions.setdefault(session, []).append(_turn(session, number, row["instruction"], pictures, {}))
-    yield from sessions.values()
+    yield from (sorted(turns, key=lambda turn: int(turn.id.rsplit("_", 1)[1])) for turns in sessions.values())
+
+
+def _pictures(source: Load, truth: Load, mask: Callable[[], bytes] | None) -> dict[str, Any]:
+    """Fields of an item. mask: reads the file that marks what is edited."""
+    found: dict[str, Any] = {"inputs": (source,), "truth": truth}
+    return found if mask is None else found | {"arrays": {"mask": sources.marked(mask, source, "the mask of the edit")}}
 
 
 def _turn(
@@ -157,12 +171,6 @@ def _turn(
 
 def _fields(item: Item) -> dict[str, Any]:
     return {name: getattr(item, name) for name in item.__dataclass_fields__}
-
-
-def _need(row: dict[str, Any], columns: tuple[str, ...], root: Path) -> None:
-    missing = [name for name in columns if name not in row]
-    if missing:
-        raise ValueError(f"the tables in {root} lack {', '.join(missing)}; they have {', '.join(row)}")
 
 
 _EMU_MEASURES: MeasureTable = {

@@ -28,7 +28,7 @@ def read_imgedit(root: Path, split: str) -> list[Item]:
     listed = sources.found(root, names, "ImgEdit's benchmark")
     roots = (listed.parent, root, *(root / name for name in ("singleturn", "Benchmark/singleturn", "images")))
     items = []
-    for key, entry in sources.read_json(listed).items():
+    for key, entry in sources.read_entries(listed, ("id", "prompt", "edit_type")).items():
         path = next((folder / entry["id"] for folder in roots if (folder / entry["id"]).is_file()), root / entry["id"])
         category = entry["edit_type"]
         item = Item(
@@ -48,7 +48,8 @@ def read_gedit(root: Path, split: str) -> list[Item]:
     """Parquet of stepfun-ai/GEdit-Bench; the split is the language, "en" or "cn"."""
     table = sources.table(root, "train")
     items = []
-    for number, row in table.rows(("input_image", "input_image_raw")):
+    columns = ("task_type", "key", "instruction", "instruction_language")
+    for number, row in table.rows(("input_image",), columns, further=("input_image_raw",)):
         if row["instruction_language"] != split:
             continue
         category = row["task_type"]
@@ -94,10 +95,7 @@ def read_editeval(root: Path, split: str) -> list[Item]:
 
 def _sheet_rows(path: Path) -> list[dict[str, str]]:
     """class (only in the first row of a block), source, target and instruction of each row."""
-    import openpyxl
-
-    sheet = openpyxl.load_workbook(path, read_only=True, data_only=True).worksheets[0]
-    lines = [[str(value or "").strip() for value in row] for row in sheet.iter_rows(values_only=True)]
+    lines = sources.sheet(path)
     head = [name.lower() for name in lines[0]] if lines else []
     wanted = {"source": "source prompt", "target": "target prompt", "instruction": "instruction"}
     try:

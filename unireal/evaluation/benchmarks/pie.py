@@ -18,6 +18,7 @@ from unireal.taxonomy import CATEGORIES
 
 SIZE = 512
 FULL = "mask covers everything"
+_COLUMNS = ("image_path", "original_prompt", "editing_prompt", "editing_type_id", "mask")
 
 
 def pie_mask(pairs: Sequence[int]) -> np.ndarray:
@@ -39,21 +40,28 @@ def read_pie(root: Path, split: str) -> list[Item]:
 
 
 def _official(mapping: Path) -> list[Item]:
-    types = list(CATEGORIES["pie_bench"])
     items = []
-    for key, entry in sources.read_json(mapping).items():
-        path = mapping.parent / "annotation_images" / entry["image_path"]
+    for key, entry in sources.read_entries(mapping, _COLUMNS).items():
+        path, where = mapping.parent / "annotation_images" / entry["image_path"], f"{mapping}, entry {key!r},"
         item = _item(
             key,
-            types[int(entry["editing_type_id"])],
+            _type(entry["editing_type_id"], where),
             entry.get("editing_instruction") or entry["editing_prompt"],
             sources.picture_file(path),
-            entry["mask"],
+            sources.pairs_of(entry["mask"], where),
             (entry["original_prompt"], entry["editing_prompt"]),
             (str(Path(entry["image_path"]).with_suffix("")), str(Path(entry["image_path"]).stem)),
         )
         items.append(item)
     return items
+
+
+def _type(number: Any, where: str) -> str:
+    """ "1_change_object_80" of "1"."""
+    types = list(CATEGORIES["pie_bench"])
+    if str(number) not in map(str, range(len(types))):
+        raise ValueError(f"{where} has editing_type_id {number!r}; expected 0 to {len(types) - 1}")
+    return types[int(number)]
 
 
 def _parquet(root: Path) -> list[Item]:
@@ -63,8 +71,8 @@ def _parquet(root: Path) -> list[Item]:
     items = []
     for folder in dict.fromkeys(folders):
         table = sources.Table(tuple(sorted(folder.glob("V1*.parquet"))))
-        for number, row in table.rows(("image",)):
-            pairs = [int(part) for part in str(row["mask"]).split()]
+        for number, row in table.rows(("image",), ("id", "source_prompt", "target_prompt", "mask")):
+            pairs = sources.pairs_of(row["mask"], f"{folder}, row {number},")
             prompts = (row["source_prompt"], row["target_prompt"])
             instruction = row.get("editing_instruction") or row["target_prompt"]
             picture, key = table.picture(number, "image"), str(row["id"])

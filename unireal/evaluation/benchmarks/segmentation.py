@@ -26,11 +26,11 @@ def read_refcoco(root: Path, split: str) -> list[Item]:
         raise ValueError(f"{root} holds pickled references, which are not read; give lmms-lab/RefCOCO's Parquet files")
     table = sources.table(root, split)
     items = []
-    for number, row in table.rows(("image",)):
+    for number, row in table.rows(("image",), ("answer", "segmentation")):
         picture = Shared(table.picture(number, "image"))
         answers = [row["answer"]] if isinstance(row["answer"], str) else row["answer"]
         for k, expression in enumerate(answers):
-            key = sources.safe_id(row.get("question_id", number), k)
+            key = f"{number:05d}_{k}"  # question_id need not be unique: a split may hold an object twice
             items.append(_item(key, expression, picture, _polygons(row["segmentation"], picture), {}))
     return items
 
@@ -38,7 +38,13 @@ def read_refcoco(root: Path, split: str) -> list[Item]:
 def _polygons(stored: Any, picture: Load) -> Load:
     """Polygons as one flat list of coordinates or as several."""
     polygons = stored if stored and isinstance(stored[0], Sequence) else [stored]
-    return lambda: sources.polygon_mask(polygons, picture().shape[:2])
+
+    def load() -> np.ndarray:
+        if not any(len(polygon or ()) >= 6 for polygon in polygons):
+            raise ValueError("the data set holds no outline of what is asked for")
+        return sources.polygon_mask(polygons, picture().shape[:2])
+
+    return load
 
 
 def read_reasonseg(root: Path, split: str) -> list[Item]:
@@ -63,13 +69,17 @@ def read_reasonseg(root: Path, split: str) -> list[Item]:
 
 
 def _annotation(path: Path) -> dict[str, Any]:
-    """Some of the files are not in UTF-8."""
+    """Some of the files are not in UTF-8, as in LISA's script."""
     try:
-        return sources.read_json(path)
+        found = sources.read_json(path)
     except ValueError:
-        import json
-
-        return json.loads(path.read_text(encoding="cp1252"))
+        found = sources.read_json(path, encoding="cp1252")
+    sources.need(found, ("text", "shapes"), path)
+    if not found["text"]:
+        raise ValueError(f"{path} has no text that says what is asked for")
+    for shape in found["shapes"]:
+        sources.need(shape, ("label", "points"), f"{path}, a shape,")
+    return found
 
 
 def _shapes(shapes: Sequence[dict[str, Any]], picture: Load, ignored: bool) -> Load:

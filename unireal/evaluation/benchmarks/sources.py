@@ -8,7 +8,8 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -54,17 +55,24 @@ def deep_picture_file(path: Path) -> Load:
     return load
 
 
-def transparency(path: Path) -> Load:
-    """bool (H, W): where a picture is transparent, which is how MagicBrush marks what is edited."""
+def marked(read: Callable[[], bytes], source: Load, name: str) -> Load:
+    """bool (H, W): what MagicBrush's mask marks for editing: where a copy of the source is transparent, or if it is so
+    nowhere, where it is white and the source is not. read: the mask's file."""
 
     def load() -> np.ndarray:
         try:
-            with Image.open(path) as image:
-                return np.asarray(image.convert("RGBA"))[..., 3] == 0
+            with Image.open(io.BytesIO(read())) as image:
+                pixels = np.asarray(image.convert("RGBA"))
         except OSError as error:
-            raise ValueError(f"{path} cannot be read as a mask ({error})") from error
+            raise ValueError(f"{name} cannot be read as a mask ({error})") from error
+        clear = pixels[..., 3] < 128
+        return clear if clear.any() else _white(pixels[..., :3]) & ~_white(source())
 
     return load
+
+
+def _white(pixels: np.ndarray) -> np.ndarray:
+    return np.asarray((pixels >= 250).all(axis=2))
 
 
 def find_picture(stem: Path) -> Path | None:
@@ -72,12 +80,52 @@ def find_picture(stem: Path) -> Path | None:
     return next((path for s in SUFFIXES if (path := stem.with_name(stem.name + s)).is_file()), None)
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, encoding: str = "utf-8") -> Any:
     """Raises ValueError for a missing or broken file."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding=encoding))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} cannot be read as JSON ({error})") from error
+
+
+def read_objects(path: Path, of: type = dict) -> dict[str, Any]:
+    """A JSON object of objects, or of lists. Raises ValueError for any other file."""
+    entries = read_json(path)
+    if not isinstance(entries, dict) or not all(isinstance(entry, of) for entry in entries.values()):
+        kind = "lists" if of is list else "objects"
+        raise ValueError(f"{path} is not a JSON object of {kind} by their keys; give the file as it is distributed")
+    return entries
+
+
+def read_entries(path: Path, columns: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """A JSON object of objects that all have the columns. Raises ValueError for any other file."""
+    entries = read_objects(path)
+    for key, entry in entries.items():
+        need(entry, columns, f"{path}, entry {key!r},")
+    return entries
+
+
+def need(row: Any, columns: Sequence[str], where: object) -> None:
+    """Raises ValueError for a row that lacks one of the columns."""
+    if not isinstance(row, Mapping):
+        raise ValueError(f"{where} is no object with {', '.join(columns)}")
+    missing = [name for name in columns if name not in row]
+    if missing:
+        raise ValueError(f"{where} lacks {', '.join(missing)}; it has {', '.join(map(str, row)) or 'nothing'}")
+
+
+def sheet(path: Path) -> list[list[str]]:
+    """The cells of an Excel file's first sheet, row by row. Raises ValueError for a file that is none, or without
+    openpyxl."""
+    try:
+        import openpyxl
+
+        rows = openpyxl.load_workbook(path, read_only=True, data_only=True).worksheets[0].iter_rows(values_only=True)
+        return [["" if value is None else str(value).strip() for value in row] for row in rows]
+    except ImportError as error:
+        raise ValueError(f"{path} needs openpyxl: pip install 'unireal[eval]'") from error
+    except (OSError, KeyError, IndexError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} cannot be read as an Excel sheet ({error})") from error
 
 
 def found(root: Path, names: Sequence[str], what: str) -> Path:
@@ -106,11 +154,24 @@ def run_lengths(pairs: Sequence[int], size: tuple[int, int], first: int = 0) -> 
     return mask.reshape(size)
 
 
+def pairs_of(stored: Any, where: str) -> list[int]:
+    """Run lengths as numbers or as a text of them. Raises ValueError for anything else."""
+    try:
+        pairs = [int(number) for number in (stored.split() if isinstance(stored, str) else stored)]
+    except (TypeError, ValueError):
+        raise ValueError(f"{where} has a mask that is no list of whole numbers: {str(stored)[:40]!r}") from None
+    if len(pairs) % 2:
+        raise ValueError(f"{where} has a mask of {len(pairs)} numbers; starts and lengths come in pairs")
+    return pairs
+
+
 def polygon_mask(polygons: Iterable[Sequence[float]], size: tuple[int, int]) -> np.ndarray:
     """bool (H, W) inside polygons, each x, y, x, y, ... in pixels, their outline included."""
     canvas = Image.new("1", (size[1], size[0]))
     draw = ImageDraw.Draw(canvas)
     for polygon in polygons:
+        if len(polygon) % 2:
+            raise ValueError(f"an outline has {len(polygon)} numbers; x and y come in pairs")
         points = [(float(x), float(y)) for x, y in zip(polygon[::2], polygon[1::2], strict=True)]
         if len(points) > 1:
             draw.polygon(points, fill=1, outline=1)
@@ -129,20 +190,31 @@ class Table:
         """Raises ValueError if the first file cannot be read."""
         return tuple(_parquet(self.paths[0]).schema_arrow.names)
 
-    def rows(self, pictures: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Number and columns of every row but the picture columns. Raises ValueError if a file cannot be read."""
+    def rows(
+        self, pictures: Sequence[str], columns: Sequence[str], further: Sequence[str] = ()
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Number and columns of every row, but no pictures. further: columns of pictures that may be missing.
+
+        Raises ValueError if a file cannot be read, or lacks one of the pictures or columns.
+        """
         number = 0
         for path in self.paths:
             file = _parquet(path)
-            columns = [name for name in file.schema_arrow.names if name not in pictures]
+            known = dict.fromkeys(file.schema_arrow.names)
+            need(known, (*pictures, *columns), path)
+            read = [name for name in known if name not in (*pictures, *further)]
             for group in range(file.num_row_groups):
-                for row in file.read_row_group(group, columns=columns).to_pylist():
+                for row in file.read_row_group(group, columns=read).to_pylist():
                     yield number, row
                     number += 1
 
     def picture(self, number: int, column: str) -> Load:
         """uint8 (H, W, 3) of a row's picture."""
         return lambda: decode(self._stored(number, column), f"{column} of row {number}")
+
+    def file(self, number: int, column: str) -> Callable[[], bytes]:
+        """The bytes of a row's picture, as it was encoded."""
+        return lambda: _content(self._stored(number, column), f"{column} of row {number}")
 
     def _stored(self, number: int, column: str) -> Any:
         left = number
@@ -178,15 +250,19 @@ def _group(path: Path, group: int, column: str) -> Any:
 
 def decode(stored: Any, name: str) -> np.ndarray:
     """uint8 (H, W, 3) of {"bytes": ..., "path": ...} or of bytes."""
-    content = stored.get("bytes") if isinstance(stored, dict) else stored
-    if not content:
-        raise ValueError(f"{name} holds no picture")
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with Image.open(io.BytesIO(_content(stored, name))) as image:
             image.load()
             return load_image(image, name)
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"{name} cannot be read as a picture ({error})") from error
+
+
+def _content(stored: Any, name: str) -> bytes:
+    content = stored.get("bytes") if isinstance(stored, dict) else stored
+    if not content:
+        raise ValueError(f"{name} holds no picture")
+    return content
 
 
 def table(root: Path, split: str) -> Table:

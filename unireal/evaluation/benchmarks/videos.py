@@ -14,7 +14,7 @@ from unireal.evaluation.measures import frames, similarity
 from unireal.evaluation.measures.base import Measure
 from unireal.evaluation.results import Item, Load
 
-SHEETS = ("LOVEU-TGVE-2023_Dataset.csv", "LOVEU-TGVE_2023_data.csv")
+SHEETS = ("LOVEU-TGVE-2023_Dataset.csv", "LOVEU-TGVE_2023_data.xlsx")
 KINDS = ("style", "object", "background", "multiple")
 PARTS = ("DAVIS_480p", "youtube_480p", "videvo_480p")
 SIZE = 480
@@ -22,9 +22,10 @@ SIZE = 480
 
 def read_tgve(root: Path, split: str) -> list[Item]:
     """The sheet, and <part>/480p_frames/<video>/*.jpg or <part>/480p_videos/<video>.mp4."""
-    rows = _rows(sources.found(root, SHEETS, "LOVEU-TGVE 2023"))
+    sheet = sources.found(root, SHEETS, "LOVEU-TGVE 2023")
     items = []
-    for row in rows:
+    for row in _rows(sheet):
+        sources.need(row, ("Video name", "Our GT caption"), sheet)
         name, caption = row["Video name"].strip(), row["Our GT caption"].strip()
         if not caption:
             continue  # the title of a part of the sheet
@@ -55,8 +56,7 @@ def read_ditto(root: Path, split: str) -> list[Item]:
         raise ValueError(f"{root} holds no CSV file with the columns prompt and vace_video, as Ditto-1M has them")
     items = []
     for number, row in enumerate(_rows(path)):
-        if not {"prompt", "vace_video"} <= row.keys():
-            raise ValueError(f"{path} has the columns {', '.join(row)}; expected prompt and vace_video")
+        sources.need(row, ("prompt", "vace_video"), path)
         prompt = row["prompt"].strip()
         target = (row.get("caption") or prompt).strip()
         item = Item(
@@ -117,6 +117,10 @@ def _clip_path(part: Path, name: str) -> Path | None:
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
+    """Of a CSV or Excel file; the first line names the columns."""
+    if path.suffix == ".xlsx":
+        head, *lines = sources.sheet(path) or [[]]
+        return [dict(zip(head, line, strict=False)) for line in lines]
     with path.open(encoding="utf-8-sig", newline="") as file:
         return [{key: value or "" for key, value in row.items() if key} for row in csv.DictReader(file)]
 

@@ -58,6 +58,13 @@ class Judgement:
         return sorted({verdict.model for verdict in self.verdicts if verdict.model})
 
 
+def judgeable(items: Sequence[ItemResult]) -> tuple[list[ItemResult], int]:
+    """Items that a judge is asked about, and the number of the others: what the folder keeps no picture of before or
+    after the edit, although nothing failed (the world benchmark keeps those of some scenes)."""
+    asked = [item for item in items if item.failure or (item.inputs and item.output)]
+    return asked, len(items) - len(asked)
+
+
 def judge_items(
     run: RunFolder,
     items: Sequence[ItemResult],

@@ -50,12 +50,8 @@ def load_frame_encoder(name: str, device: str = "cpu") -> FrameEncoder:
     network = load_vision(name, device)
     if isinstance(network, Dino):
         return FrameEncoder(name, "224x224 centre crop of 256", network.classes)
-    clip = network
-
-    def encode(pictures: Sequence[Picture]) -> torch.Tensor:
-        return clip.pictures(pictures, "frame None", lambda picture: clip.process(picture.pixels))
-
-    return FrameEncoder(name, f"{clip.size}x{clip.size} centre crop", encode)
+    view = network.resized(None)
+    return FrameEncoder(name, network.seen(), lambda pictures: network.pictures(pictures, "frame None", view))
 
 
 def video_measures(clip: Clip, text: str, size: int | None = 480) -> list[Networked]:
@@ -63,11 +59,7 @@ def video_measures(clip: Clip, text: str, size: int | None = 480) -> list[Networ
 
     size: to which frames are squashed first (TGVE: 480), None for their own.
     """
-    key = f"frame {size}"
-
-    def view(picture: Picture) -> torch.Tensor:
-        resized = picture if size is None else picture.resized((size, size))
-        return clip.process(resized.pixels)
+    key, view = f"frame {size}", clip.resized(size)
 
     def prepare(case: Case) -> None:
         for frame in case.frames:
@@ -80,9 +72,8 @@ def video_measures(clip: Clip, text: str, size: int | None = 480) -> list[Networ
         texts = clip.texts([case.item.texts[text] for case in cases])
         return torch.stack([text_alignment(embedded(c), t) for c, t in zip(cases, texts, strict=True)])
 
-    resolution = f"{clip.size}x{clip.size} centre crop" + (f" of {size}x{size}" if size else "")
     row = [
-        Metric(name, "-100..100", "higher", clip.name, "none", resolution)
+        Metric(name, "-100..100", "higher", clip.name, "none", clip.seen(size))
         for name in ("CLIP-T", "CLIP-F all pairs", "CLIP-F consecutive")
     ]
     return [

@@ -45,7 +45,7 @@ def clip_image(clip: Clip, reference: str, name: str = "CLIP-I") -> Networked:
     def other(case: Case) -> Picture:
         return case.given.reference(reference)
 
-    row = Metric(name, "-1..1", "higher", clip.name, reference, f"{clip.size}x{clip.size} centre crop")
+    row = Metric(name, "-1..1", "higher", clip.name, reference, clip.seen())
     return Networked(row, score, needs(clip, "crop", clip.crop, _output, other))
 
 
@@ -56,7 +56,7 @@ def clip_text(clip: Clip, text: str, name: str = "CLIP-T") -> Networked:
         pictures = clip.pictures([case.output for case in cases])
         return cosine_similarity(pictures, clip.texts([case.item.texts[text] for case in cases]))
 
-    row = Metric(name, "-1..1", "higher", clip.name, "none", f"{clip.size}x{clip.size} centre crop")
+    row = Metric(name, "-1..1", "higher", clip.name, "none", clip.seen())
     return Networked(row, score, needs(clip, "crop", clip.crop, _output), (text,))
 
 
@@ -94,10 +94,7 @@ def pick_score(clip: Clip, text: str, size: int | None) -> Networked:
 
     clip: a CLIP model that was tuned on preferences. size: to which pictures are squashed first, None for their own.
     """
-    key = f"pick {size}"
-
-    def view(picture: Picture) -> torch.Tensor:
-        return clip.process((picture if size is None else picture.resized((size, size))).pixels)
+    key, view = f"pick {size}", clip.resized(size)
 
     def score(cases: Sequence[Case]) -> torch.Tensor:
         scale, texts = clip.model.logit_scale.exp().cpu(), clip.texts([case.item.texts[text] for case in cases])
@@ -108,8 +105,7 @@ def pick_score(clip: Clip, text: str, size: int | None) -> Networked:
         for frame in case.frames:
             clip.prepare(key, frame, view)
 
-    resolution = f"{clip.size}x{clip.size} centre crop" + (f" of {size}x{size}" if size else "")
-    row = Metric("PickScore", "", "higher", clip.name, "none", resolution)
+    row = Metric("PickScore", "", "higher", clip.name, "none", clip.seen(size))
     return Networked(row, score, prepare, (text,))
 
 

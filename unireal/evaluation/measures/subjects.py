@@ -18,7 +18,7 @@ def mean_similarity(output: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
 
 
 def subject_clip(clip: Clip) -> Networked:
-    return _subject("CLIP-I", clip, clip.crop, clip.pictures, f"{clip.size}x{clip.size} centre crop")
+    return _subject("CLIP-I", clip, clip.crop, clip.pictures, clip.seen())
 
 
 def subject_dino(network: Dino) -> Networked:

@@ -1,0 +1,177 @@
+"""Data sets that are damaged, incomplete or in another form: what is wrong is said, and nothing is guessed."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pyarrow.parquet as parquet
+import pytest
+from benchmark_folders import FOLDERS, magicbrush_dev, save_hub
+from evaluation_data import clip_folder, dino_folder, picture
+from PIL import Image
+
+from unireal.evaluation.__main__ import main
+from unireal.evaluation.benchmarks import PUBLIC
+from unireal.evaluation.results import RunFolder
+
+
+def _entries(**changes):
+    """Changes every entry of the folder's first JSON file: a value, or None to take the key away."""
+
+    def change(root):
+        path = next(root.glob("*.json"))
+        entries = json.loads(path.read_text())
+        for entry in entries.values():
+            entry.update(changes)
+            for key in [key for key, value in changes.items() if value is None]:
+                del entry[key]
+        path.write_text(json.dumps(entries))
+
+    return change
+
+
+def _text(name, content):
+    return lambda root: next(root.rglob(name)).write_text(content)
+
+
+def _without(column):
+    def change(root):
+        for path in root.rglob("*.parquet"):
+            parquet.write_table(parquet.read_table(path).drop_columns([column]), path)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("pie_bench", _entries(image_path=None), "entry '000000000000', lacks image_path; it has original_prompt"),
+        ("pie_bench", _entries(editing_type_id="12"), "has editing_type_id '12'; expected 0 to 9"),
+        ("pie_bench", _entries(mask=[1]), "starts and lengths come in pairs"),
+        ("pie_bench", _text("mapping_file.json", "[1]"), "is not a JSON object of objects"),
+        ("imgedit", _entries(prompt=None), "entry '1082', lacks prompt"),
+        ("brushbench", _entries(inpainting_mask="a b"), "no list of whole numbers: 'a b'"),
+        ("brushbench", _entries(caption=None), "lacks caption"),
+        ("magicbrush", _text("edit_sessions.json", '{"1": {}}'), "is not a JSON object of lists"),
+        ("magicbrush", _text("edit_sessions.json", '{"1": [{"input": "a"}]}'), "session 1, lacks output, instruction"),
+        ("magicbrush", _text("global_descriptions.json", "[]"), "is not a JSON object of objects"),
+        ("reasonseg", _text("*.json", "{"), "chair_01.json cannot be read as JSON"),
+        ("reasonseg", _text("*.json", '{"text": ["a"], "shapes": [{"label": "target"}]}'), "a shape, lacks points"),
+        ("reasonseg", _text("*.json", '{"text": [], "shapes": []}'), "has no text"),
+        ("tgve", _text("*.csv", "a,b\n1,2\n"), "lacks Video name, Our GT caption; it has a, b"),
+        ("ditto", _text("*.csv", "prompt\nx\n"), "lacks vace_video; it has prompt"),
+        ("editeval", _text("*.xlsx", "x"), "cannot be read as an Excel sheet"),
+        ("emu_edit", _without("output_caption"), "lacks output_caption; it has idx, image"),
+        ("emu_edit", _without("image"), "lacks image; it has idx"),
+        ("gedit", _without("instruction_language"), "lacks instruction_language"),
+        ("refcoco", _without("segmentation"), "lacks segmentation"),
+    ],
+)
+def test_a_damaged_data_set_is_named(name, change, message, tmp_path, capsys):
+    root = FOLDERS[name](tmp_path / "data")
+    change(root)
+    arguments = ["--data", str(root), "--baseline", "copy", "--output", str(tmp_path / "run"), "--generate-only"]
+    assert main([name, *arguments]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ") and str(root) in error and message in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_magicbrushs_dev_set_has_masks_and_its_turns_in_order(tmp_path):
+    """The hub's masks are copies of the source that are transparent, or white, where the edit is."""
+    source, clear = picture((40, 40), seed=1), np.full((40, 40, 4), 255, np.uint8)
+    source[:5] = 255  # white that is not marked
+    clear[..., :3], clear[5:20, 5:20, 3] = source, 0
+    white = source.copy()
+    white[5:20, 5:20] = 255
+    common = {"img_id": "7", "source_img": source, "target_img": picture((40, 40)), "instruction": "x"}
+    rows = [common | {"turn_index": 2, "mask_img": clear}, common | {"turn_index": 1, "mask_img": white}]
+    save_hub(tmp_path / "data" / "dev-00000-of-00001.parquet", rows, ("source_img", "mask_img", "target_img"))
+    items = PUBLIC["magicbrush_multi"].items(tmp_path, "dev")
+    assert [item.id for item in items] == ["7_1", "7_2"] and [item.after for item in items] == [None, "7_1"]
+    for item in items:
+        mask = item.arrays["mask"]()
+        assert mask[5:20, 5:20].all() and mask.sum() == 15 * 15
+
+
+def test_the_unpacked_test_set_is_no_dev_set(tmp_path):
+    with pytest.raises(ValueError, match="is the test set"):
+        PUBLIC["magicbrush"].items(FOLDERS["magicbrush"](tmp_path), "dev")
+
+
+def test_metrics_without_captions_are_named(tmp_path, capsys):
+    """The dev set has no captions, and a summary that lacks metrics says so."""
+    root, dino = magicbrush_dev(tmp_path / "data"), dino_folder(tmp_path / "dino")
+    clip = clip_folder(tmp_path / "clip")
+    common = ["magicbrush", "--data", str(root), "--split", "dev", "--baseline", "copy", f"--backbone=clip={clip}"]
+    options = ["--only", "L1,DINO,CLIP-T", f"--backbone=dino={dino}", "--output", str(tmp_path / "run")]
+    assert main([*common, *options]) == 0
+    out = capsys.readouterr().out
+    assert "no item has captions for it: CLIP-T" in out and "| DINO |" in out
+    assert {row.metric for row in RunFolder(tmp_path / "run").summary()} == {"L1", "L2", "DINO"}
+    assert main([*common, "--only", "CLIP-T", "--output", str(tmp_path / "run")]) == 2
+    assert "no item of magicbrush has the captions for CLIP-T" in capsys.readouterr().err
+
+
+def test_a_run_of_which_nothing_can_be_scored_says_why(tmp_path, capsys):
+    root = FOLDERS["nyu_depth"](tmp_path / "data")
+    for path in root.rglob("depth_*.png"):
+        path.unlink()
+    assert main(["nyu_depth", "--data", str(root), "--baseline", "copy", "--output", str(tmp_path / "run")]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "nothing could be scored; item test-kitchen_0004-0001" in error and "depth_0001.png" in error
+
+
+def test_tgves_sheet_may_be_an_excel_file(tmp_path):
+    """Its own script reads one."""
+    import openpyxl
+
+    expected = PUBLIC["tgve"].items(FOLDERS["tgve"](tmp_path))
+    path = next(tmp_path.glob("*.csv"))
+    book = openpyxl.Workbook()
+    with path.open(newline="") as file:
+        for line in csv.reader(file):
+            book.active.append([cell or None for cell in line])
+    book.save(tmp_path / "LOVEU-TGVE_2023_data.xlsx")
+    path.unlink()
+    items = PUBLIC["tgve"].items(tmp_path)
+    assert [(item.id, item.texts) for item in items] == [(item.id, item.texts) for item in expected]
+
+
+def test_an_object_without_an_outline_has_no_score(tmp_path):
+    root = FOLDERS["refcoco"](tmp_path / "data")
+    path = next(root.rglob("*.parquet"))
+    rows = parquet.read_table(path)
+    column = rows.column_names.index("segmentation")
+    outlines = [[], rows["segmentation"][1].as_py()]
+    table = rows.set_column(column, rows.schema.field(column), [outlines])
+    parquet.write_table(table, path)
+    assert main(["refcoco", "--data", str(root), "--baseline", "copy", "--output", str(tmp_path / "run")]) == 0
+    (row,) = [r for r in RunFolder(tmp_path / "run").summary() if r.metric == "gIoU" and r.system == "model"]
+    assert (row.n, row.failures) == (2, 1)
+    assert "no outline" in RunFolder(tmp_path / "run").items()[0].failure
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ""])
+def test_videos_of_something_else_come_as_files_or_folders(suffix, tmp_path):
+    root, theirs = FOLDERS["tgve"](tmp_path / "data"), tmp_path / "theirs"
+    clip = clip_folder(tmp_path / "clip")
+    item = PUBLIC["tgve"].items(root)[-1]
+    place = theirs / item.aliases[0]
+    place.parent.mkdir(parents=True)
+    if suffix:
+        shutil.copy(root / "youtube_480p" / "480p_videos" / "swans.mp4", place.with_suffix(suffix))
+    else:
+        place.mkdir()
+        for k in range(4):
+            Image.fromarray(picture((48, 48), seed=20 + k)).save(place / f"{k:03d}.png")
+    arguments = ["--data", str(root), "--images", str(theirs), "--output", str(tmp_path / "run"), "--only", "CLIP"]
+    assert main(["tgve", *arguments, f"--backbone=clip={clip}"]) == 0
+    lines = {line.id: line for line in RunFolder(tmp_path / "run").items()}
+    assert lines[item.id].frames == 4 and lines[item.id].scores["CLIP-T"] is not None
+    assert sum(line.failure is not None for line in lines.values()) == 7
+    frame = np.asarray(Image.open(RunFolder(tmp_path / "run").image(item.id, 2))).astype(int)
+    assert np.abs(frame - picture((48, 48), seed=22)).mean() < 12  # the codec is lossy
