@@ -67,7 +67,6 @@ class Numbered(EightPictures):
 def run(tmp_path_factory):
     """The folder of a finished debug run."""
     output = tmp_path_factory.mktemp("runs") / "debug"
-    forget_accelerate()  # what earlier files left
     assert (
         main(["debug", "--output", str(output), "--steps", "3", "--data.batch-size", "4", "--sample-every", "3"]) == 0
     )

@@ -59,6 +59,26 @@ def test_the_share_of_supervision_is_the_number_of_different_samples(tmp_path):
     assert [stage.start for stage in training(RUNS["video prior, 10%"], SETUP, tmp_path, 0).course] == [0, 2]
 
 
+def test_a_student_learns_the_edits_from_what_the_videos_made(tmp_path, small_training):
+    names = "copy of the prior, 1%", "student, 1%"
+    assert benchmark(tmp_path, names=names) == 0
+    steps = {}
+    for run in ("prior", *names):
+        (last,) = complete_checkpoints(tmp_path / "seed 0" / run / "checkpoints")
+        state = json.loads((last / "state.json").read_text())
+        steps[run] = state["step"]
+        teacher = state["config"]["teacher"]["model"]
+        assert bool(teacher) == run.startswith("student") and teacher in ("", state["config"]["model"])
+    assert steps == {"prior": 2, "copy of the prior, 1%": 2, "student, 1%": 2}
+    copy, student, prior = (
+        UniRealPipeline.from_pretrained(tmp_path / "seed 0" / run / "model").transformer.proj_out.weight
+        for run in (*names, "prior")
+    )
+    assert len({tuple(weight.flatten().tolist()) for weight in (copy, student, prior)}) == 3
+    table = (tmp_path / "video-prior.md").read_text()
+    assert all(f"| {name} | 1 |" in table for name in names)
+
+
 def test_without_context_prompt_no_batch_has_one(tmp_path):
     def prompts(name):
         data = training(RUNS[name], SETUP, tmp_path, seed=0).course[-1].data

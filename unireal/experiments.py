@@ -69,6 +69,30 @@ class Distillation:
 
 
 @dataclass(frozen=True)
+class VideoTeacher:
+    """A frozen video model that has a say in the training besides the samples (unireal.training.video_teacher).
+
+    model:   a shipped one, or a pipeline's folder, of the student's size; none if it is empty.
+    blocks, tail: weights of its losses: of the features after the blocks, and of the frame that comes out.
+    layers:  numbers of the blocks that are compared, from 0, or from -1 backward; all if there are none.
+    caption: under this name a record's source tells in words how a video comes from the input to the result; without
+             it the teacher reads what the student reads.
+    tasks:   whose samples it has a say in; those of others train as without it.
+    """
+
+    model: str = ""
+    blocks: float = 1.0
+    tail: float = 1.0
+    layers: tuple[int, ...] = ()
+    caption: str = "evolution"
+    tasks: tuple[str, ...] = ("edit",)
+
+    def __post_init__(self) -> None:
+        if self.blocks < 0 or self.tail < 0 or not self.blocks + self.tail > 0:
+            raise ValueError(f"a teacher has weights blocks and tail >= 0, at least one above 0, got {self}")
+
+
+@dataclass(frozen=True)
 class Stage:
     """What changes in a run at step `start` (UniReal, section 3.3): from then on it trains on `data`, with times as in
     `time`, or as before for None. The learning rate warms up anew."""
@@ -86,10 +110,12 @@ class TrainConfig:
     data, time: of the run, or of its first stage if it has more; stages: the later ones, in order.
     trainable:  what is trained: names in unireal.training.tuning.PARTS, or regular expressions that parameter names
                 contain; all if there are none. lora: an adapter, beside the trainable parts or alone.
-    distillation: into a model of few steps, in place of flow matching.
+    distillation: into a model of few steps, in place of flow matching. teacher: a video model to learn from besides.
     steps:      optimizer steps in all; accumulation: batches per step.
     precision:  "no" or "bf16", of accelerate's autocast; compile: torch.compile of every block.
     changed_weight: weight of the changed region in the loss, 1 elsewhere.
+    reference_weight: how many times as much reference frames (assets) weigh in attention as the text, as (step, ratio)
+                points with straight lines between, the last at 1; none for 1 always. See training.attention_warmup.
     log_every, checkpoint_every, sample_every: steps between log lines, checkpoints and sample sheets (0: none).
     """
 
@@ -101,12 +127,14 @@ class TrainConfig:
     trainable: tuple[str, ...] = ()
     lora: LoraConfig = field(default_factory=LoraConfig)
     distillation: Distillation = field(default_factory=Distillation)
+    teacher: VideoTeacher = field(default_factory=VideoTeacher)
     steps: int = 1000
     accumulation: int = 1
     precision: str = "no"
     compile: bool = False
     gradient_checkpointing: bool = False
     changed_weight: float = 5.0
+    reference_weight: tuple[tuple[int, float], ...] = ()
     seed: int = 0
     log_every: int = 20
     checkpoint_every: int = 500
@@ -120,6 +148,14 @@ class TrainConfig:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.precision not in ("no", "bf16"):
             raise ValueError(f'precision must be "no" or "bf16", got {self.precision!r}')
+        if self.distillation.steps and (self.teacher.model or self.reference_weight):
+            raise ValueError("distillation excludes a teacher and a reference_weight; set --distillation.steps 0")
+        steps, ratios = [step for step, _ in self.reference_weight], [ratio for _, ratio in self.reference_weight]
+        if steps != sorted(steps) or not all(ratio > 0 for ratio in ratios) or ratios[-1:] not in ([], [1]):
+            raise ValueError(
+                "reference_weight has ascending (step, ratio above 0) points and ends at 1, as attention is in "
+                f"inference, e.g. ((0, 9.0), (5000, 1.0)), got {self.reference_weight}"
+            )
         starts = [0, *(stage.start for stage in self.stages)]
         if any(earlier >= later for earlier, later in pairwise(starts)):
             raise ValueError(f"stages start one after the other, from step 1 on, got {starts[1:]}")
@@ -143,7 +179,7 @@ class TrainConfig:
         return max(number for number, stage in enumerate(self.course) if stage.start <= step)
 
 
-_WORLD, _POOL = (f"data_builders.world.stream:{name}" for name in ("WorldStream", "WorldPool"))
+_WORLD, _POOL = "data_builders.world.stream:WorldStream", "data_builders.world.evolution:EvolvingPool"
 
 _TINY = TrainConfig(
     model="tiny",
@@ -169,6 +205,8 @@ _FEW_EDITS = replace(
     _FRAMES,
     sources=(Source(_POOL, options={"count": 1000, "recipes": ("recolor", "remove", "add", "move", "replace")}),),
 )
+_VIDEO_PRIOR = replace(_TINY, data=_FRAMES, stages=(Stage(4000, _FEW_EDITS),))
+_VIDEO_TEACHER = "runs/tiny-video-teacher/model"
 
 # Folders of a user's own records (docs/training.md). UniReal trains on 300M pictures with captions, 23M pairs from
 # videos and 3M expert samples (its table 1), but does not say in which proportion they are drawn.
@@ -225,7 +263,12 @@ EXPERIMENTS: dict[str, TrainConfig] = {
         steps=1600,
     ),
     # tiny from a video prior of its own (docs/training.md)
-    "tiny-video-prior": replace(_TINY, data=_FRAMES, stages=(Stage(4000, _FEW_EDITS),)),
+    "tiny-video-prior": _VIDEO_PRIOR,
+    # the same with distillation: the first stage makes a teacher, of which a copy then learns the edits
+    "tiny-video-teacher": replace(_VIDEO_PRIOR, steps=4000),
+    "tiny-video-student": replace(
+        _TINY, model=_VIDEO_TEACHER, data=_FEW_EDITS, teacher=VideoTeacher(_VIDEO_TEACHER), steps=4000
+    ),
     # from CogVideoX (python -m unireal.model.video_prior), for many GPUs
     "unireal-2b": _UNIREAL,
     "unireal-5b": replace(_UNIREAL, model="models/unireal-5b"),

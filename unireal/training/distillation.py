@@ -33,6 +33,7 @@ from unireal.model.build import Components
 from unireal.model.text_encoder import TextFeatures
 from unireal.training.objective import Objective, Step
 from unireal.training.start import Start
+from unireal.training.video_teacher import Taught, load_teacher
 
 Frames = list[torch.Tensor]  # one (B, C, h, w) for each result
 
@@ -110,10 +111,14 @@ class Distilled(Objective):
 
 
 def make_objective(config: TrainConfig, start: Start) -> Objective:
-    """The loss of a run: flow matching, or distillation of the model that it starts from.
+    """The loss of a run: flow matching, with a video teacher or without, or distillation of the model that it starts
+    from.
 
-    Raises ValueError for distillation of a fresh model, or on precomputed data, which comes without text encoder.
+    Raises ValueError for distillation of a fresh model, or on precomputed data, which comes without text encoder, and
+    for a teacher that does not fit.
     """
+    if config.teacher.model:
+        return Taught(start.components, load_teacher(config, start.components), config.teacher)
     if not config.distillation.steps:
         return Objective(start.components)
     if start.folder is None:

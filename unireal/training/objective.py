@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import nn
@@ -15,13 +16,16 @@ from torch.nn.functional import adaptive_max_pool2d
 from unireal.diffusion.flow import add_noise, flow_loss
 from unireal.model.build import Components
 from unireal.model.text_encoder import TextFeatures
+from unireal.model.transformer import UniRealTransformer
 from unireal.sample import Batch
+from unireal.training.attention_warmup import weighted
 
 
 @dataclass
 class Step:
     """A batch as the objective takes it, all tensors on one device: latents, noise, times, and the text as tokens, or
-    as features if the text encoder is frozen."""
+    as features if the text encoder is frozen. batch: what it was made of. reference_weight: how many times as much
+    reference frames weigh in attention as the text."""
 
     condition: list[torch.Tensor]
     clean: list[torch.Tensor]
@@ -30,6 +34,13 @@ class Step:
     roles: torch.Tensor
     text: dict[str, torch.Tensor] | TextFeatures
     weight: torch.Tensor
+    batch: Batch | None = None
+    reference_weight: float = 1.0
+
+    @property
+    def noisy(self) -> list[torch.Tensor]:
+        """The result frames at the step's times."""
+        return [add_noise(x, e, self.t) for x, e in zip(self.clean, self.noise, strict=True)]
 
 
 def prepare_step(
@@ -59,6 +70,7 @@ def prepare_step(
         roles=batch.roles.to(device),
         text=_text(batch, components, device),
         weight=1 + (changed_weight - 1) * changed,
+        batch=batch,
     )
 
 
@@ -77,17 +89,47 @@ class Objective(nn.Module):
         super().__init__()
         self.parts = components.trainable
         self._frozen = [components]  # in a list, so that frozen parts are not submodules
+        self.added: dict[str, torch.Tensor] = {}  # what the last loss has besides, by name, for the log
 
     def forward(self, step: Step) -> torch.Tensor:
-        components = self._frozen[0]
-        text = step.text if isinstance(step.text, TextFeatures) else components.text.encode_tokens(step.text)
-        noisy = [add_noise(x, e, step.t) for x, e in zip(step.clean, step.noise, strict=True)]
-        predictions = self.parts["transformer"](
-            noisy, step.t, text.features, step.condition, step.roles, text.mask, text.referring
+        noisy = step.noisy
+        return self.flow_losses(step, noisy, self.predict(step, noisy))
+
+    def predict(
+        self, step: Step, noisy: list[torch.Tensor], outputs: list[torch.Tensor] | None = None
+    ) -> list[torch.Tensor]:
+        """What the model that is trained predicts; outputs: as in `predicted`."""
+        text = step.text if isinstance(step.text, TextFeatures) else self._frozen[0].text.encode_tokens(step.text)
+        return predicted(
+            cast(UniRealTransformer, self.parts["transformer"]), step, noisy, text, outputs, step.reference_weight
         )
-        kind = components.transformer.config.prediction_type
+
+    def flow_losses(self, step: Step, noisy: list[torch.Tensor], predictions: list[torch.Tensor]) -> torch.Tensor:
+        kind = self._frozen[0].transformer.config.prediction_type
         losses = [
             flow_loss(p, x_t, x, e, step.t, kind, step.weight if x.shape[-2:] == step.weight.shape[-2:] else None)
             for p, x_t, x, e in zip(predictions, noisy, step.clean, step.noise, strict=True)
         ]
         return torch.stack(losses).mean(dim=0)  # (B,)
+
+
+def predicted(
+    transformer: UniRealTransformer,
+    step: Step,
+    noisy: list[torch.Tensor],
+    text: TextFeatures,
+    outputs: list[torch.Tensor] | None = None,
+    reference_weight: float = 1.0,
+) -> list[torch.Tensor]:
+    """What a transformer predicts for the R noisy result frames of a step.
+
+    outputs: a list that gets the result tokens (B, M, D) after every block.
+    """
+    sequence = transformer.pack(noisy, step.t, text.features, step.condition, step.roles, text.mask, text.referring)
+    if reference_weight != 1:
+        sequence = weighted(sequence, step.condition, step.roles, transformer.config.patch_size, reference_weight)
+    tokens = transformer.run(sequence, outputs=outputs)  # (B, N, D)
+    if outputs is not None:
+        outputs[:] = [x[:, sequence.num_condition :] for x in outputs]
+    sizes = [(x.shape[-2], x.shape[-1]) for x in noisy]
+    return transformer.head(tokens[:, sequence.num_condition :], sequence, sizes)

@@ -20,6 +20,7 @@ from unireal.data.buckets import batches, deal
 from unireal.experiments import TrainConfig
 from unireal.model.build import Components
 from unireal.sample import Batch
+from unireal.training.attention_warmup import weight_at
 from unireal.training.checkpoint import RunTensors, complete_checkpoints, load_checkpoint, save_checkpoint
 from unireal.training.distillation import make_objective, settings_of
 from unireal.training.objective import prepare_step
@@ -136,6 +137,7 @@ class Trainer:
         t = torch.cat([config.time_of(stage)(1, generator) for generator in generators])
         torch.manual_seed(_seed(config.seed, self.step, turn, accelerator.process_index))  # for dropout in a model
         step = prepare_step(batch, self.components, t, generators, config.changed_weight)
+        step.reference_weight = weight_at(self.step, config.reference_weight)
         with accelerator.accumulate(self.wrapped), accelerator.autocast():
             losses = self.wrapped(step)  # (B,)
             loss = losses.mean()
@@ -149,6 +151,8 @@ class Trainer:
         if accelerator.sync_gradients:
             self.ema.step(self.parameters)
         self._record(batch.tasks, t, losses.detach().float().cpu())
+        for name, values in self.objective.added.items():
+            self._losses[name] += values.tolist()
         return loss.item()
 
     def _mean_loss(self, loss: float) -> float:
