@@ -1,4 +1,4 @@
-"""Makes the pictures of this folder anew: python examples/make_examples.py
+"""Makes the pictures and the video of this folder anew: python examples/make_examples.py
 
 They are frames of the procedural world's samples, of seeds that training never reaches. When a recipe changes
 (data_builders.world.recipes.VERSION), so do they: look at them, and correct the prompts that name what they show.
@@ -13,7 +13,9 @@ from PIL import Image
 
 from data_builders.world.recipes import world_sample
 from data_builders.world.stream import TEST_SEEDS
+from data_builders.world.video import WorldVideo
 from unireal.sample import Frame, Sample
+from unireal.video.files import VideoWriter
 
 FOLDER = Path(__file__).parent
 GREY_KINDS = ("mask", "depth")
@@ -51,6 +53,17 @@ EXAMPLES = (
 )
 
 
+VIDEO_NUMBER = 797  # the seed of video.mp4, counted likewise
+
+
+def write_video() -> None:
+    video = WorldVideo(TEST_SEEDS + VIDEO_NUMBER)
+    with VideoWriter(FOLDER / "video.mp4") as writer:
+        for frame in video.frames:
+            writer.write(frame)
+    print(f"video.mp4: {writer.count} frames, {video.caption}")
+
+
 def main() -> None:
     for example in EXAMPLES:
         print(f"{example.recipe}: {example.sample().instruction}")
@@ -58,6 +71,7 @@ def main() -> None:
             picture = Image.fromarray(frame.image)
             (picture.convert("L") if frame.kind in GREY_KINDS else picture).save(FOLDER / name)
             print(f"  {name}: {frame.role} {picture.width}x{picture.height}")
+    write_video()
 
 
 if __name__ == "__main__":

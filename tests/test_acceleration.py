@@ -416,10 +416,19 @@ def test_names_and_settings():
         ("spotedit:tau=-1", "at least 0"),
         ("spotedit:initial=2", "from 0 to 1"),
         ("spotedit:dilation=0.5", "number of tokens"),
+        ("spotedit:paste=false", "paste must be True or False"),
+        ("spotedit:every_step=1", "every_step must be True or False"),
+        ("spotedit:fusion=5", "unknown fusion of spotedit '5'"),
+        ("spotedit:judge=5", "unknown judge of spotedit '5'"),
         ("spotedit:tau", "NAME=VALUE"),
         ("teacache:threshold=-1", "at least 0"),
+        ("teacache:threshold=nan", "at least 0"),
         ("teacache:polynomial=()", "polynomial"),
+        ("teacache:polynomial=5", "polynomial must be numbers"),
+        ("teacache:polynomial=(1,'a')", "polynomial must be numbers"),
         ("teacache:first=0", "at least 1"),
+        ("teacache:last=end", "last must be a whole number of steps"),
+        ("teacache:order=0.5", "order must be a whole number"),
         ("taylorseer:interval=0", "at least 1"),
         ("condition_cache:refresh=0", "at least 1"),
     ):
@@ -567,6 +576,11 @@ def test_fitting_writes_a_file_that_teacache_reads(tmp_path, capsys):
     capsys.readouterr()
     assert fit_main(["--model", str(tmp_path / "none")]) == 2
     assert capsys.readouterr().err.startswith("error: model")
+    assert fit_main(["--device", "gpu"]) == 2
+    assert capsys.readouterr().err.startswith("error: device 'gpu' cannot be used here")
+    with pytest.raises(SystemExit, match="2"):
+        fit_main(["--steps", "0"])
+    assert "--steps: '0' is not a whole number of at least 1" in capsys.readouterr().err
     with pytest.raises(ValueError, match="fit_teacache"):
         accelerations(f"teacache:polynomial={tmp_path / 'none.json'}")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -67,6 +68,14 @@ def test_commands_of_the_pages_are_known():
             assert file.exists() or file.with_suffix(".py").exists() or name == "pytest", (page.name, name)
             if option and argument:
                 assert argument in known.get(name, {argument}) or argument == "list", (page.name, name, argument)
+
+
+@pytest.mark.parametrize("page", ["index", "python-api", "acceleration"])
+def test_the_first_python_of_a_page_runs_as_it_stands(page, tmp_path, monkeypatch):
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    monkeypatch.chdir(tmp_path)
+    block = re.search(r"^```python\n(.*?)^```", (ROOT / "docs" / f"{page}.md").read_text(), re.DOTALL | re.MULTILINE)
+    exec(compile(block[1], f"{page}.md", "exec"), {})
 
 
 def test_headlines_have_no_number_that_was_not_measured(monkeypatch):

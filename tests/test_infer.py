@@ -63,12 +63,16 @@ def mask(tmp_path):
         ("edti --canvas in.png --prompt x --output o.png", "did you mean 'edit'?"),
         ("zzz --output o.png", "choose from: t2i, edit"),
         ("--output o.png", "no task given"),
-        ("edit --prompt x --output o.png", "needs 1 --canvas, got 0"),
-        ("edit --canvas in.png in.png --prompt x --output o.png", "needs 1 --canvas, got 2"),
+        ("--canvas in.png edit --prompt x --output o.png", "name it before the options: t2i, edit"),
+        ("depth in.png --output o.png", "follows an option, such as --canvas PATH"),
+        ("t2v --prompt x --output o.png", "is to be a video; its name must end in one of .mp4"),
+        ("t2v --prompt x --output o.mp4 --accelerate spotedit --spot-mask m.png", "makes a video; leave it out"),
+        ("edit --prompt x --output o.png", "needs 1 --canvas, got 0; give 1 more"),
+        ("edit --canvas in.png in.png --prompt x --output o.png", "needs 1 --canvas, got 2; give 1 fewer"),
         ("edit --canvas in.png --canvas in.png --prompt x --output o.png", "needs 1 --canvas, got 2"),
         ("edit --canvas in.png --asset in.png --prompt x --output o.png", "takes no --asset"),
         ("t2i --canvas in.png --prompt x --output o.png", "takes no --canvas; it takes no pictures"),
-        ("edit --canvas in.png --mask in.png --prompt x --output o.png", "takes no --mask"),
+        ("edit --canvas in.png --mask in.png --prompt x --output o.png", "tasks that do: inpaint, insert"),
         ("edit --canvas in.png --expand 1,1,1,1 --prompt x --output o.png", "takes no --expand"),
         ("edit --canvas in.png --output o.png", "needs a prompt, for example"),
         ("tryon --canvas in.png --prompt x --output o.png", "needs 1 --asset"),
@@ -92,9 +96,10 @@ def mask(tmp_path):
         ("edit --canvas in.png --prompt x --output o", "must end in one of .png"),
         ("edit --canvas in.png --prompt x --output in.png/below/o.png", "is not writable"),
         ("edit --canvas in.png --prompt x --output dir.png", "is a folder"),
+        ("edit --canvas in.png --prompt x --output folder/", "is a folder"),
         ("edit --canvas in.png --prompt x --output new/o.png --guidance nan", "guidance must be"),
         ("edit --canvas in.png --prompt x --output o.png --size 0x64", "0x64 pixels"),
-        ("edit --canvas in.png --prompt x --output o.png --size -1x5", "--size"),
+        ("edit --canvas in.png --prompt x --output o.png --size -1x5", "give it, as --size=VALUE"),
         ("edit --canvas in.png --prompt x --output o.png --size=-1x5", "-1x5 pixels"),
         ("edit --canvas in.png --prompt x --output o.png --size 99999x99999", "sides must be 1 to 2048"),
         ("edit --canvas in.png --prompt x --output o.png --size 64", "is not WxH"),
@@ -182,6 +187,9 @@ def test_bad_model_folders(rejected, picture, tmp_path, tiny_pipeline_folder):
     call = "edit --canvas in.png --prompt x --output o.png".split()
     assert "neither a folder, a hub id, nor one of" in rejected(*call, model="unireal-huge")
     assert "no model_index.json" in rejected(*call, model=tmp_path)
+    offline = rejected(*call, model="somebody/something")
+    assert "model 'somebody/something' is not here, and the hub does not give it" in offline
+    assert "stacktrace" not in offline
     for lost in (
         "model_index.json",
         "transformer/config.json",

@@ -63,6 +63,20 @@ def test_a_second_call_does_only_what_is_missing(infer, jobs, tmp_path):
     assert outputs[1].is_file() and infer(*call).out == ""
 
 
+def test_a_half_written_note_costs_only_its_own_job(infer, jobs, tmp_path):
+    path = jobs({"prompt": "Edit 1.", "output": str(tmp_path / "1.png")})
+    path.with_name("jobs.jsonl.done").write_text('{"job": "half')  # stopped while it wrote
+    assert infer("--jobs", path).out
+    assert infer("--jobs", path).out == ""
+
+
+def test_a_line_is_what_ends_with_a_newline_and_null_is_nothing(infer, jobs, canvas, tmp_path):
+    job = {"task": "edit", "prompt": "Make\u2028it red.", "canvas": str(canvas), "output": str(tmp_path / "1.png")}
+    path = jobs(json.dumps(job | {"mask": None}, ensure_ascii=False))
+    outcome = infer("--jobs", path)
+    assert outcome.status == 0, outcome.err
+
+
 def test_a_job_that_fails_does_not_stop_the_others(infer, jobs, tmp_path):
     path = jobs(
         {"canvas": str(tmp_path / "no.png"), "prompt": "Make it red.", "output": str(tmp_path / "a.png")},
@@ -88,6 +102,21 @@ def test_bad_lines_are_told_before_anything_runs(infer, jobs, tmp_path, line, ex
     outcome = infer("--jobs", jobs(good, line))
     assert outcome.status == 2 and expected in outcome.err and outcome.err.count("\n") == 1
     assert not (tmp_path / "a.png").exists()
+
+
+def test_pictures_of_a_job_replace_those_of_the_command_line(infer, jobs, picture, tmp_path):
+    picture("wide.png", (48, 16))
+    path = jobs({"prompt": "Make it red.", "output": str(tmp_path / "a.png")})  # with a canvas of 24x16
+    outcome = infer("--jobs", path, "--canvas", "wide.png")
+    assert outcome.status == 0, outcome.err
+    assert Image.open(tmp_path / "a.png").size == (24, 16)
+
+
+def test_a_call_with_nothing_to_do_says_so(infer, jobs, tmp_path):
+    path = jobs({"prompt": "Make it red.", "output": str(tmp_path / "a.png")})
+    assert infer("--jobs", path).out
+    again = infer("--jobs", path, "--json")  # another report, the same jobs
+    assert again.status == 0 and again.out == "" and "1 of 1 jobs were done before" in again.err
 
 
 def test_a_missing_file_of_jobs(infer, tmp_path):

@@ -58,6 +58,22 @@ def test_starts_neutral():
     assert torch.equal(answer(transformer), before)
 
 
+def test_an_adapter_is_there_when_it_is_complete(tmp_path, monkeypatch):
+    trained(tmp_path / "lora")
+    before, transformer = (tmp_path / "lora" / WEIGHTS).read_bytes(), model()
+    add_lora(transformer, rank=2)
+
+    def no_room(weights, path):
+        path.write_bytes(b"half")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("unireal.model.lora.save_file", no_room)
+    with pytest.raises(OSError, match="no space"):
+        save_lora(transformer, tmp_path / "lora")
+    assert (tmp_path / "lora" / WEIGHTS).read_bytes() == before
+    assert sorted(path.name for path in (tmp_path / "lora").iterdir()) == [CONFIG, WEIGHTS]
+
+
 def test_bad_adapters(tmp_path):
     trained(tmp_path / "lora")
     with pytest.raises(ValueError, match="at least 1"):

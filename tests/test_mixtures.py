@@ -9,6 +9,7 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,6 +25,7 @@ from unireal.data.mixture import Mixture, TooManyBadRecordsError
 from unireal.data.preparation import DataConfig, fitted_size, prepared, scaffold_probability
 from unireal.data.records import write_shards
 from unireal.data.sources import Source
+from unireal.data.streams import StreamedSamples
 from unireal.experiments import EXPERIMENTS, OptimizerConfig, Stage, TrainConfig
 from unireal.sample import Frame, Role, Sample
 from unireal.tasks import TASKS
@@ -191,6 +193,30 @@ def test_a_damaged_picture_in_an_archive_is_named(tmp_path, caplog):
     assert "a.tar:0002: result cannot be read as a picture" in caplog.text
 
 
+def test_where_a_stream_breaks_only_that_place_is_lost():
+    """However it is read: one after another, every third, or from a place beyond the break."""
+    rows = [{"task": "t2i", "instruction": f"Row {n}.", "result": {"bytes": png(np.zeros((8, 8, 3), np.uint8))}}
+            for n in range(4)]  # fmt: skip
+
+    def broken():
+        yield from rows[:3]
+        raise ValueError("bad block")
+
+    def read(*numbers: int) -> list[str]:
+        stream = StreamedSamples(datasets.IterableDataset.from_generator(broken), "rows", {}, {})
+        told = []
+        for number in numbers:
+            try:
+                told.append(stream[number].instruction)
+            except ValueError as error:
+                told.append(str(error))
+        return told
+
+    whole, lost = read(*range(10)), "rows:3 cannot be read (bad block); fetch it again"
+    assert whole[:5] == ["Row 0.", "Row 1.", "Row 2.", lost, "Row 0."]
+    assert read(2, 5, 8) == whole[2::3] and read(6, 7) == whole[6:8] and read(3, 3, 1) == [lost, lost, "Row 1."]
+
+
 # Runs as files
 
 
@@ -297,18 +323,37 @@ def test_precomputed_features_go_with_their_model(model, tmp_path):
         next(batches(DataConfig(mixed, batch_size=6), workers=0))
 
 
+def test_the_folder_of_precomputed_features_may_have_any_name(model, tmp_path):
+    write_shards(world(2), tmp_path / "data")
+    arguments = ["precompute", str(tmp_path / "data"), "--model", str(model), "--output", str(tmp_path / "texts")]
+    assert data_main(arguments) == 0
+    assert len(next(batches(DataConfig((Source(str(tmp_path / "texts")),), batch_size=1), workers=0))[0].tasks) == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
         ("nothing/here --model unireal-tiny", "cannot be opened from the hub"),
         ("data_builders.world.stream:WorldStream --model unireal-tiny", "has no end; add --num N"),
         ("data_builders.world.stream:WorldStream --model unireal-tinny --num 2", "is neither a folder nor one of"),
+        ("data_builders.world.stream:WorldStream --model unireal-tiny --num 0", "--num must be at least 1"),
+        ("data_builders.world.stream:WorldStream --model unireal-tiny --side 8", "--side is 0 or at least --multiple"),
+        ("data_builders.world.stream:WorldStream --model unireal-tiny --device gpu", "device 'gpu' cannot be used"),
     ],
 )
 def test_bad_calls_of_precompute(tmp_path, capsys, arguments, expected):
     assert data_main(["precompute", *arguments.split(), "--output", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and expected in error and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("option", ["--batch-size", "--multiple"])
+def test_numbers_of_precompute(tmp_path, capsys, option):
+    with pytest.raises(SystemExit) as stop:
+        data_main(["precompute", "data", "--model", "unireal-tiny", "--output", str(tmp_path / "out"), option, "0"])
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.startswith("error: ") and error.count("\n") == 1
+    assert f"{option}: '0' is not a whole number of at least 1" in error
 
 
 # Stages, sizes and the scaffold

@@ -223,8 +223,21 @@ def test_errors():
         _out(model, _inputs(((2, 2),), ((2, 2),) * 2))
     with pytest.raises(ValueError, match=r"roles must be \(B, 1\)"):
         _out(model, _inputs(((2, 2),), ((2, 2),)), roles=None)
+    with pytest.raises(ValueError, match="a latent frame of 5x4 cannot be cut into tokens of 2x2"):
+        _out(model, _inputs(((5, 4),), ((4, 4),)))
+    with pytest.raises(ValueError, match="a latent frame of 4x7 cannot be cut"):
+        _out(model, _inputs(((4, 4),), ((4, 7),)))
     with pytest.raises(ValueError, match="multiple of 16"):
         UniRealTransformer(attention_head_dim=24)
+    for settings, message in (
+        ({"position_embedding": "rotari"}, "unknown position_embedding 'rotari'; did you mean 'rotary'"),
+        ({"condition_attention": "isolate"}, "did you mean 'isolated'"),
+        ({"prediction_type": "epsilon"}, "unknown prediction_type 'epsilon'; choose from: velocity, sample"),
+        ({"place_heads": 3}, "place_heads must be 0 to 2"),
+        ({"place_heads": 1, "attention_bias": False}, "needs attention_bias"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            _model(num_attention_heads=2, **settings)
 
 
 def test_times_per_result_frame():

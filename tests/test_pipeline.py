@@ -213,6 +213,13 @@ def test_a_frozen_text_encoder_runs_once_per_prompt():
     assert not parts.text.frozen and "text_encoder" in parts.trainable
 
 
+def test_models_of_other_lengths_may_share_a_text_encoder():
+    short, long = (debug_components(text_length=length, pad_text=True) for length in (32, 64))
+    long.text_encoder, long.tokenizer = short.text_encoder, short.tokenizer
+    for parts, length in ((short, 32), (long, 64)):
+        assert parts.text(["Make the red circle blue."]).features.shape[1] == length
+
+
 def test_frozen_features_in_training():
     from unireal.training.objective import Objective, prepare_step
     from unireal.transforms import collate

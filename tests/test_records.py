@@ -278,6 +278,12 @@ def test_batches_go_on_where_they_stopped(tmp_path: Path, rank: int) -> None:
             assert all(a.equal(b) for a, b in pairs)
 
 
+@pytest.mark.parametrize("weight", [0, -1.0, float("nan"), float("inf")])
+def test_weights_are_numbers_above_0(weight: float) -> None:
+    with pytest.raises(ValueError, match="must be a number above 0"):
+        Source("data", weight=weight)
+
+
 def test_a_missing_data_set_is_told() -> None:
     with pytest.raises(ValueError, match="is not a folder"):
         Mixture((Source("no/such/folder"),))

@@ -16,6 +16,7 @@ MAX_MODULE, MAX_FUNCTION = 300, 60  # lines
 
 # What a module or package of unireal may import from the rest of it; the order is from the bottom to the top.
 BELOW = {
+    "arguments": (),
     "names": (),
     "files": (),
     "notices": (),
@@ -26,12 +27,12 @@ BELOW = {
     "tasks": ("names", "sample", "taxonomy"),
     "prompts": ("names", "sample", "tasks"),
     "transforms": ("sample", "tasks", "prompts"),
-    "data": ("files", "plugins", "sample", "tasks", "prompts", "transforms"),
+    "data": ("arguments", "files", "plugins", "sample", "tasks", "prompts", "transforms"),
     "request": ("sample", "tasks", "prompts", "transforms"),
     "video": ("sample", "tasks", "transforms", "request"),
     "speech": (),
     "conditions": ("names", "speech", "tasks", "transforms", "request"),
-    "model": ("sample", "config", "prompts"),  # prompts: the referring words
+    "model": ("names", "files", "sample", "config", "prompts"),  # prompts: the referring words
     "metadata": ("files", "data", "request", "model", "video"),
     "diffusion": ("sample", "config", "model"),
     "acceleration": ("names", "sample", "config", "model", "diffusion"),
@@ -44,13 +45,13 @@ BELOW = {
         *("model", "diffusion", "acceleration", "finishing", "encoding", "loading"),
     ),
     "jobs": (),
-    "options": ("plugins", "tasks", "conditions", "video", "metadata", "jobs"),
+    "options": ("plugins", "sample", "tasks", "conditions", "video", "metadata", "jobs"),
     # weights of others, called as ours are
     "public": ("tasks", "transforms", "model", "acceleration", "finishing", "pipeline"),
     "experiments": ("names", "config", "data", "diffusion"),
     "cli": (
         *("sample", "config", "tasks", "prompts", "transforms", "request", "conditions", "video", "metadata"),
-        *("files", "notices", "jobs", "options", "diffusion", "acceleration", "pipeline", "public"),
+        *("arguments", "files", "notices", "jobs", "options", "diffusion", "acceleration", "pipeline", "public"),
     ),
 }
 TOP = ("training", "evaluation", "demo")  # they may import all of the above, but not each other

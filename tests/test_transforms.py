@@ -6,6 +6,7 @@ import contextlib
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from unireal.sample import Frame, Role, Sample
@@ -129,6 +130,14 @@ def test_arrays_and_pictures_in_memory():
             load_image(wrong, "canvas")
 
 
+def test_an_opened_picture_that_turns_out_to_be_cut_off(tmp_path):
+    path = tmp_path / "half.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(path)
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(ValueError, match="canvas cannot be read as a picture"), Image.open(path) as picture:
+        load_image(picture, "canvas")
+
+
 def test_bytes_of_any_kind_raise_value_errors_only(tmp_path):
     for suffix in ("png", "jpg", "webp", "tiff", "gif", "bmp"):
         path = tmp_path / f"x.{suffix}"
@@ -190,6 +199,20 @@ def test_tensors_and_back():
     assert (to_image(tensor) == RGB).all()
     deep = to_tensor(Frame(np.array([[0, 65535]], np.uint16), Role.CONTROL, "depth"))
     assert deep.shape == (3, 1, 2) and deep[:, 0].tolist() == [[-1, 1]] * 3
+
+
+def test_mirrored_views_make_tensors_too():
+    image, mask = np.arange(72, dtype=np.uint8).reshape(4, 6, 3), np.tri(4, 6, dtype=bool)
+    flipped = Sample("edit", "x", results=(Frame(image[:, ::-1], Role.RESULT),), mask=mask[:, ::-1])
+    plain = Sample("edit", "x", results=(Frame(image, Role.RESULT),), mask=mask)
+    one, other = collate([flipped]), collate([plain])
+    assert one.results[0].flip(-1).equal(other.results[0]) and one.changed.flip(-1).equal(other.changed)
+
+
+def test_what_is_no_picture_at_all():
+    for thing in (None, 5, b"PNG", torch.zeros(3, 4, 4)):
+        with pytest.raises(ValueError, match=f"canvas is a {type(thing).__name__}; give a path, a PIL image or"):
+            load_image(thing, "canvas")
 
 
 def test_a_batch_has_one_layout():

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from data_builders.world.video import WorldVideo
 from unireal.request import Request
@@ -195,6 +196,12 @@ def test_files_that_are_no_videos(tmp_path):
         with pytest.raises(ValueError, match=told) as caught:
             VideoFile(tmp_path / name)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("video", [5, Image.new("RGB", (8, 8))])
+def test_what_is_no_video_at_all(video):
+    with pytest.raises(ValueError, match="a video is the path of a file or a list of pictures"):
+        open_clip(video)
 
 
 def test_frames_of_one_video_have_one_size():

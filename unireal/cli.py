@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import sys
 import time
@@ -13,13 +14,14 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from unireal.arguments import usable_device
 from unireal.conditions import with_conditions
 from unireal.files import replacing
 from unireal.jobs import run_jobs
 from unireal.metadata import Recipe, check_metadata_output, png_info, video_comment, with_metadata
 from unireal.notices import collected
 from unireal.options import listing, make_parser, task_table
-from unireal.tasks import TASKS, get_task
+from unireal.tasks import TASKS, TaskSpec, get_task
 from unireal.video.command import open_source, save_video
 from unireal.video.files import ENCODERS
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
     from unireal.request import Request
 
+_log = logging.getLogger(__name__)
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
 
@@ -45,6 +48,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"infer.py: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("infer.py: interrupted", file=sys.stderr)
+        return 130
     print(json.dumps(report) if options.json else "\n".join(report["files"]))
     return 0
 
@@ -66,9 +72,9 @@ def _run_jobs(arguments: list[str], as_json: bool) -> int:
 def run(options: argparse.Namespace) -> dict:
     """Loads the model, runs the task and writes the results. Raises ValueError or OSError for bad input."""
     if options.task is None:
-        raise ValueError(f"no task given; choose from: {', '.join(TASKS)}")
+        raise ValueError(f"no task given; name it before the options: {', '.join(TASKS)}")
     spec = get_task(options.task)
-    output = _check_output(Path(options.output) if options.output else None, ENCODERS if spec.video else PICTURES)
+    output = _check_output(Path(options.output) if options.output else None, *_kinds(spec))
     if options.metadata:
         check_metadata_output(output)
     source = open_source(options, spec, output)
@@ -86,8 +92,8 @@ def run(options: argparse.Namespace) -> dict:
     first_window(asked, source).assemble((64, 64))  # before the model is loaded
     text, image = (1.0 if scale is None else scale for scale in (options.guidance, options.image_guidance))
     Guidance(text, image)
-    plugins, device = accelerations(options.accelerate), _device(options.device)
-    spot_mask = _check_spot_mask(options.spot_mask, plugins)
+    plugins, device = accelerations(options.accelerate), usable_device(options.device)
+    spot_mask = _check_spot_mask(options.spot_mask, plugins, spec)
     _quiet()
     public = public_model(options.model)
     if public is not None:
@@ -107,7 +113,9 @@ def run(options: argparse.Namespace) -> dict:
         if spec.video:
             make = partial(pipeline.stream, prompt, options.task, output_type="np", **request, **how)
             comment = None if recipe is None else video_comment(recipe)
-            save_video(make, output, source, options.fps, trim=options.num_frames is not None, comment=comment)
+            count = save_video(make, output, source, options.fps, trim=options.num_frames is not None, comment=comment)
+            if count < (options.num_frames or 0):
+                _log.warning("%d frames were asked for, the video has only %d", options.num_frames, count)
             files, seconds = [str(output)], time.perf_counter() - started
         else:
             out = pipeline(prompt, task=options.task, **request, **how)
@@ -142,7 +150,13 @@ def _load(model: str, lora: str | None, device: str, dtype: str) -> DiffusionPip
     from unireal.public import public_model
 
     loader = public_model(model) or UniRealPipeline
-    pipeline = loader.from_pretrained(model, dtype=getattr(torch, dtype))
+    try:
+        pipeline = loader.from_pretrained(model, dtype=getattr(torch, dtype))
+    except OSError as error:
+        if Path(model).exists():
+            raise
+        reason = " ".join(str(error).split()).split(". ")[0]
+        raise ValueError(f"model {model!r} is not here, and the hub does not give it ({reason})") from error
     if lora is not None:
         pipeline.load_lora_weights(lora)
     return pipeline.to(device)
@@ -160,35 +174,30 @@ def _pictures(options: argparse.Namespace) -> dict:
     }
 
 
-def _check_output(output: Path | None, suffixes: Collection[str] = PICTURES) -> Path:
+def _kinds(spec: TaskSpec) -> tuple[str, Collection[str]]:
+    """What a task writes, and how such files end."""
+    return ("video", ENCODERS) if spec.video else ("picture", PICTURES)
+
+
+def _check_output(output: Path | None, what: str = "picture", suffixes: Collection[str] = PICTURES) -> Path:
     if output is None:
         raise ValueError("no output given; add --output PATH")
-    if output.suffix.lower() not in suffixes:
-        raise ValueError(f"output {str(output)!r} must end in one of {', '.join(suffixes)}")
     if output.is_dir():
         raise ValueError(f"output {str(output)!r} is a folder; give the path of a file")
+    if output.suffix.lower() not in suffixes:
+        raise ValueError(f"output {str(output)!r} is to be a {what}; its name must end in one of {', '.join(suffixes)}")
     existing = next(folder for folder in output.absolute().parents if folder.exists())  # the rest is made when saving
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         raise ValueError(f"output folder {str(output.parent)!r} is not writable; give another --output")
     return output
 
 
-def _check_spot_mask(path: str | None, plugins: tuple) -> Path | None:
+def _check_spot_mask(path: str | None, plugins: tuple, spec: TaskSpec) -> Path | None:
+    if path is not None and spec.video:
+        raise ValueError(f"--spot-mask shows one picture, task {spec.name!r} makes a video; leave it out")
     if path is not None and "spotedit" not in [plugin.name for plugin in plugins]:
         raise ValueError("--spot-mask shows what spotedit computed; add --accelerate spotedit")
     return None if path is None else _check_output(Path(path))
-
-
-def _device(name: str) -> str:
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {name!r} cannot be used here ({str(error).splitlines()[0]})") from error
-    return name
 
 
 def _quiet() -> None:

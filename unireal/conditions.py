@@ -49,12 +49,15 @@ Source = str | Path | dict[str, Any]  # a JSON file, or what is in one
 
 
 def add_condition_options(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
+    add = parser.add_argument_group("classes, speech, boxes and points").add_argument
     add("--class-label", metavar="NAME", help="class of the object, put into the prompt")
     add("--audio", metavar="PATH", help=f"spoken prompt, up to {MAX_SPEECH:.0f} s; what was heard is printed to stderr")
-    add("--speech-model", metavar="M", default=SPEECH_MODEL, help="speech recognition: folder or hub id (%(default)s)")
-    add("--layout", metavar="JSON", help='boxes: {"size": [W, H], "boxes": [{"box": [L, T, R, B], "color": "red"}]}')
-    add("--drag", metavar="JSON", help='points on the canvas: {"drags": [{"start": [X, Y], "end": [X, Y]}]}')
+    add("--speech-model", metavar="M", default=SPEECH_MODEL,
+        help="speech recognition: folder or hub id (default: %(default)s)")  # fmt: skip
+    boxes = '{"size": [W, H], "boxes": [{"box": [L, T, R, B], "color": "red"}]}'
+    points = '{"drags": [{"start": [X, Y], "end": [X, Y]}]}'
+    add("--layout", metavar="FILE", help=f"JSON file of boxes in pixels: {boxes}")
+    add("--drag", metavar="FILE", help=f"JSON file of points on --canvas, in pixels: {points}")
 
 
 def with_conditions(options: argparse.Namespace, pictures: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -110,8 +113,8 @@ class Layout:
     @classmethod
     def read(cls, source: Source, size: Size | None = None) -> Layout:
         """size: used where the source gives none. Raises ValueError for anything that is not a layout."""
-        content = _read_json(source, {"boxes"}, {"size"})
         where = _named("layout", source)
+        content = _read_json(source, where, {"boxes"}, {"size"})
         if "size" in content:
             width, height = _numbers(content["size"], 2, f"{where}: size")
             if not all(side == int(side) and 1 <= side <= 2048 for side in (width, height)):
@@ -161,7 +164,8 @@ class Drags:
         """Raises ValueError for anything that is not a drag inside a picture of this size."""
         where = _named("drag", source)
         points = []
-        for number, entry in enumerate(_marks(_read_json(source, {"drags"})["drags"], f"{where}: drags"), start=1):
+        entries = _marks(_read_json(source, where, {"drags"}, set())["drags"], f"{where}: drags")
+        for number, entry in enumerate(entries, start=1):
             _check_keys(entry, {"start", "end"}, set(), f"{where}: drag {number}")
             start, end = (_numbers(entry[key], 2, f"{where}: {key} of drag {number}") for key in ("start", "end"))
             for x, y in (start, end):
@@ -200,22 +204,21 @@ def _named(what: str, source: Source) -> str:
     return f"the {what}" if isinstance(source, dict) else f"{what} {str(source)!r}"
 
 
-def _read_json(path: Source, required: set[str], optional: frozenset[str] | set[str] = frozenset()) -> dict:
+def _read_json(source: Source, where: str, required: set[str], optional: set[str]) -> dict[str, Any]:
     """The JSON object in a file, or the object itself. Raises ValueError if it is not one with these keys."""
-    if isinstance(path, dict):
-        _check_keys(path, required, optional, "it")
-        return path
-    if not Path(path).is_file():
-        raise ValueError(f"{str(path)!r} is not a file; give a JSON file with {', '.join(sorted(required))}")
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{str(path)!r} is not JSON ({str(error).splitlines()[0]}); correct it") from error
-    _check_keys(content, required, optional, repr(str(path)))
+    content: Any = source
+    if not isinstance(source, dict):
+        if not Path(source).is_file():
+            raise ValueError(f"{where} is not a file; give a JSON file with {', '.join(sorted(required))}")
+        try:
+            content = json.loads(Path(source).read_text(encoding="utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{where} is not JSON ({str(error).splitlines()[0]}); correct it") from error
+    _check_keys(content, required, optional, where)
     return content
 
 
-def _check_keys(entry: Any, required: set[str], optional: frozenset[str] | set[str], where: str) -> None:
+def _check_keys(entry: Any, required: set[str], optional: set[str], where: str) -> None:
     if not isinstance(entry, dict) or required - entry.keys() or entry.keys() - required - optional:
         keys = ", ".join(sorted(required)) + (f" (and {', '.join(sorted(optional))})" if optional else "")
         got = ", ".join(map(str, entry)) or "none" if isinstance(entry, dict) else type(entry).__name__

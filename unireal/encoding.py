@@ -35,7 +35,7 @@ def encode_samples(
     branch leaves the text out."""
     batch, dtype = collate(samples), parts.transformer.dtype
     return Conditions(
-        text=parts.text([join(s.context, s.instruction) for s in samples]).to(device, dtype),
+        text=parts.text(batch.prompts).to(device, dtype),
         no_text=parts.text([""] * len(samples)).to(device, dtype) if without_text else None,
         frames=[parts.codec.encode(frame.to(device)).to(dtype) for frame in batch.inputs],
         roles=batch.roles.to(device),

@@ -8,16 +8,27 @@ from tempfile import TemporaryDirectory
 from typing import Any, Self
 
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from huggingface_hub import ModelCard, create_repo
 from huggingface_hub.errors import EntryNotFoundError
 
+from unireal.model.build import Components
 from unireal.model.folder import HUB_ID, SHIPPED, check_model_folder
 from unireal.model_card import model_card
 
 
 class LoadablePipeline(DiffusionPipeline):
     """What UniRealPipeline adds to diffusers' own loading and saving."""
+
+    @classmethod
+    def from_components(cls, parts: Components, shift: float = 1.0, **config: Any) -> Self:
+        """A pipeline of freshly built or trained parts. shift: of the sampling times toward noise; config as in the
+        constructor."""
+        scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
+        return cls(parts.transformer, parts.text_encoder, parts.tokenizer, scheduler, parts.vae, **config)
+
+    def as_components(self) -> Components:
+        return Components(self.transformer, self.text_encoder, self.tokenizer, self.vae)
 
     @classmethod
     def from_pretrained(cls, name: str | Path, **options: Any) -> Self:

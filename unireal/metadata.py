@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import base64
-import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from PIL import Image, PngImagePlugin
 
 from unireal.data.png import decode_png, encode_png
 from unireal.files import replacing
-from unireal.model.folder import SHIPPED
+from unireal.model.folder import SHIPPED, fingerprint
 from unireal.video.files import ENCODERS, VideoFile
 
 if TYPE_CHECKING:
@@ -124,10 +123,9 @@ def _texts(recipe: Recipe, number: int, room: int) -> dict[str, str]:
 
 
 def add_metadata_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--metadata", action="store_true",
-                        help="keep in the PNG or video what made it, input pictures as well")  # fmt: skip
-    parser.add_argument("--from-metadata", metavar="FILE",
-                        help="make again what --metadata or the demo made; options override")  # fmt: skip
+    add = parser.add_argument_group("what made a file").add_argument
+    add("--metadata", action="store_true", help="keep in the PNG or video what made it, input pictures as well")
+    add("--from-metadata", metavar="FILE", help="make again what --metadata or the demo made; options override")
     parser.set_defaults(result=None)
 
 
@@ -153,20 +151,9 @@ def with_metadata(parser: argparse.ArgumentParser, arguments: list[str]) -> argp
 
 
 def weights_fingerprint(model: str) -> str | None:
-    """Tells two trainings of a model apart, by names, sizes, first and last MiB of the transformer's files; None for a
-    model that is not in a folder."""
+    """Tells two trainings of a model apart; None for a model that is not in a folder."""
     folder = SHIPPED.get(model, Path(model)) / "transformer"
-    if not folder.is_dir():
-        return None
-    digest = hashlib.sha256()
-    for file in sorted(folder.glob("*.safetensors")):
-        size = file.stat().st_size
-        digest.update(f"{file.name} {size}\n".encode())
-        with file.open("rb") as opened:
-            digest.update(opened.read(1 << 20))
-            opened.seek(max(0, size - (1 << 20)))
-            digest.update(opened.read())
-    return digest.hexdigest()[:32]
+    return fingerprint(folder, "*.safetensors") if folder.is_dir() else None
 
 
 def _model_name(model: str) -> str:

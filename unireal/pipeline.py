@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import tee
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,10 @@ from transformers import PreTrainedTokenizerBase, T5EncoderModel
 from unireal.acceleration import Acceleration, Accelerations, accelerations
 from unireal.acceleration.spotedit import spot_edit
 from unireal.diffusion.guidance import Guidance
-from unireal.diffusion.sampling import checked_noise, denoise, draw_noise
+from unireal.diffusion.sampling import checked_latents, denoise, draw_noise
 from unireal.encoding import encode_samples, tell_cut_prompts
 from unireal.finishing import UniRealPipelineOutput, check_output_type, converted, finished, pasted
 from unireal.loading import LoadablePipeline
-from unireal.model.build import Components
 from unireal.model.transformer import UniRealTransformer
 from unireal.model.vae import VAE
 from unireal.request import Paste, Request
@@ -31,6 +31,8 @@ from unireal.sample import Sample
 from unireal.tasks import get_task
 from unireal.transforms import mask_image, to_image
 from unireal.video.windows import open_clip, video_frames
+
+Video = str | Path | Iterable[Any] | None  # a file, its frames, or none where a task makes one from nothing
 
 
 @dataclass(frozen=True)
@@ -80,20 +82,10 @@ class UniRealPipeline(LoadablePipeline):
             default_image_guidance=default_image_guidance,
         )
 
-    @classmethod
-    def from_components(cls, parts: Components, shift: float = 1.0, **config: Any) -> UniRealPipeline:
-        """A pipeline of freshly built or trained parts. shift: of the sampling times toward noise; config as in the
-        constructor."""
-        scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
-        return cls(parts.transformer, parts.text_encoder, parts.tokenizer, scheduler, parts.vae, **config)
-
-    def as_components(self) -> Components:
-        return Components(self.transformer, self.text_encoder, self.tokenizer, self.vae)
-
     @torch.no_grad()
     def __call__(
         self,
-        prompt: str | Sequence[str] = "",
+        prompt: str | Sequence[str] | None = "",
         task: str = "edit",
         canvas: Any = None,
         asset: Any = None,
@@ -114,19 +106,18 @@ class UniRealPipeline(LoadablePipeline):
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         accelerate: str | Acceleration | Sequence[str | Acceleration] = (),
         return_dict: bool = True,
-        video: str | Path | Iterable[Any] | None = None,
+        video: Video = None,
         num_frames: int | None = None,
     ) -> UniRealPipelineOutput | tuple[list[Any]]:
         """
-        prompt:  one, or a batch that shares all other arguments.
+        prompt:  one, or a batch that shares all other arguments. context: context prompt; None for the task's own.
         canvas, asset: PIL images, arrays or paths, one or a list. control: (kind, picture) pairs or a dict.
         mask:    white where to change. expand: pixels to add at (left, top, right, bottom).
         size:    (height, width) of results; inputs but assets are resized to it. None keeps the canvas's size.
-        context: context prompt, e.g. "synthetic style, static scenario"; None for the task's own.
         num_results: results per prompt: jointly generated frames if the task has several, else variants.
         guidance_scale, image_guidance_scale: 1 is none; guidance_interval: share of the steps in which they act.
         callback_on_step_end(pipe, step, t, {"latents": [...]}) may return a dict with other latents; `pipe.interrupt`
-                 set to True ends the call after that step. callback_on_step_end_tensor_inputs: what it is given.
+                 set to True ends the call after that step, a video with that window.
         generator: for reproducible noise; a list has one for each prompt and variant. latents: the noise itself, a
                  tensor (B, C, h, w) for each result frame, or a single tensor.
         output_type: "pil", "np" (uint8), "pt" (0..1), or "latent" for what the last step gives, (C, h, w).
@@ -140,25 +131,24 @@ class UniRealPipeline(LoadablePipeline):
             raise ValueError(f"callbacks are given {self._callback_tensor_inputs}, not {sorted(unknown)}; leave it out")
         scales = self.guidance(guidance_scale, image_guidance_scale, guidance_interval)
         how = _How(num_inference_steps, scales, generator, callback_on_step_end, accelerations(accelerate), latents)
-        given = {"canvas": canvas, "asset": asset, "control": control, "mask": mask, "expand": expand, "size": size}
-        given |= {"task": task, "context": context, "num_results": num_results, "num_frames": num_frames}
-        requests = [replace(Request.load(**given), prompt=p) for p in ([prompt] if isinstance(prompt, str) else prompt)]
+        prompts = [prompt or ""] if prompt is None or isinstance(prompt, str) else list(prompt)
+        if not prompts:
+            raise ValueError("the list of prompts is empty; give one at least, which may be an empty text")
+        request = Request.load(canvas, asset, control, mask, expand=expand, size=size, task=task, context=context,
+            num_results=num_results, num_frames=num_frames)  # fmt: skip
+        requests = [replace(request, prompt=prompt) for prompt in prompts]
+        self.interrupt = False
         if video is None and not get_task(task).video:
             out = self._pictures(requests, output_type, how)
-        elif latents is None:
-            results = [list(self._windows(request, video, output_type, how)) for request in requests]
-            out = UniRealPipelineOutput(images=[frames[0] for frames in results], results=results)
         else:
-            raise ValueError("a video is made window by window, from noise of its own; leave latents out")
+            out = self._videos(requests, video, output_type, how)
         return out if return_dict else (out.images,)
 
     def _pictures(self, requests: Sequence[Request], output_type: str, how: _How) -> UniRealPipelineOutput:
         """The results of requests of one layout."""
-        samples, pastes = [], []
-        for request in requests:
-            sample, paste = request.assemble(self.config.native_size)
-            samples += [sample] * request.variants
-            pastes += [paste] * request.variants
+        size = self.config.native_size
+        variants = [pair for request in requests for pair in [request.assemble(size)] * request.variants]
+        samples, pastes = zip(*variants, strict=True)
         latents = self._sample(samples, how)
         if output_type == "latent":
             self.maybe_free_model_hooks()
@@ -171,11 +161,27 @@ class UniRealPipeline(LoadablePipeline):
             edited = [converted(mask_image(r), "pt" if output_type == "latent" else output_type) for r in regions]
         return UniRealPipelineOutput(images=[frames[0] for frames in results], results=results, edited=edited)
 
+    def _videos(self, requests: Sequence[Request], video: Video, output_type: str, how: _How) -> UniRealPipelineOutput:
+        """A video for each request, one after another."""
+        if how.latents is not None:
+            raise ValueError("a video is made window by window, from noise of its own; leave latents out")
+        count = len(requests)
+        videos = tee(video, count) if isinstance(video, Iterator) else (video,) * count
+        generators = how.generator if isinstance(how.generator, list) else [how.generator] * count
+        if len(generators) != count:
+            raise ValueError(f"{len(generators)} generators were given for {count} videos; give one for each")
+        results = [
+            list(self._windows(request, frames, output_type, replace(how, generator=generator)))
+            for request, frames, generator in zip(requests, videos, generators, strict=True)
+            if not self.interrupt
+        ]
+        return UniRealPipelineOutput(images=[frames[0] for frames in results], results=results)
+
     def stream(
         self,
         prompt: str = "",
         task: str = "video_edit",
-        video: str | Path | Iterable[Any] | None = None,
+        video: Video = None,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         image_guidance_scale: float | None = None,
@@ -191,16 +197,14 @@ class UniRealPipeline(LoadablePipeline):
         request = Request.load(task=task, prompt=prompt, **pictures)
         scales = self.guidance(guidance_scale, image_guidance_scale)
         how = _How(num_inference_steps, scales, generator, None, accelerations(accelerate))
+        self.interrupt = False
         return self._windows(request, video, output_type, how)
 
-    def _windows(
-        self, request: Request, video: str | Path | Iterable[Any] | None, output_type: str, how: _How
-    ) -> Iterator[Any]:
+    def _windows(self, request: Request, video: Video, output_type: str, how: _How) -> Iterator[Any]:
         """Frames of one video."""
         check_output_type(output_type)
-        frames = video_frames(
-            request, open_clip(video), self.config.native_size, lambda sample: self._run([sample], how)[0]
-        )
+        size, clip = self.config.native_size, open_clip(video)
+        frames = video_frames(request, clip, size, lambda sample: self._run([sample], how)[0], lambda: self.interrupt)
         return (converted(frame, output_type) for frame in frames)
 
     @torch.no_grad()
@@ -216,6 +220,7 @@ class UniRealPipeline(LoadablePipeline):
         """Results of samples of one layout, uint8 (H, W, 3): for each sample as many as it has result frames."""
         generators = [torch.Generator().manual_seed(seed + i) for i in range(len(samples))]
         scales = self.guidance(guidance, image_guidance)
+        self.interrupt = False
         return self._run(samples, _How(num_inference_steps, scales, generators, None, accelerations(accelerate)))
 
     def guidance(
@@ -234,26 +239,28 @@ class UniRealPipeline(LoadablePipeline):
     def _sample(self, samples: Sequence[Sample], how: _How) -> list[torch.Tensor]:
         """The R latent result frames (B, C, h, w) of samples of one layout."""
         num_steps = self.config.default_steps if how.steps is None else how.steps
-        if num_steps < 1:
-            raise ValueError(f"the number of steps must be at least 1, got {num_steps}")
+        if not isinstance(num_steps, int | np.integer) or num_steps < 1:
+            raise ValueError(f"the number of steps must be a whole number of at least 1, got {num_steps}")
+        num_steps = int(num_steps)
         parts, device = self.as_components(), self._execution_device
         codec = parts.codec
-        self.interrupt = False
         tell_cut_prompts(parts, samples, how.told)
         without_text = any(not b.text for b in how.guidance.branches(num_steps, bool(samples[0].inputs)))
         given = encode_samples(parts, samples, device, without_text)
-        shapes = [(parts.transformer.config.in_channels, *codec.latent_size(s)) for s in samples[0].layout.results]
+        batch, channels = len(samples), parts.transformer.config.in_channels
+        shapes = [(batch, channels, *codec.latent_size(size)) for size in samples[0].layout.results]
         noise = how.latents
         if noise is None:
-            noise = [draw_noise(shape, len(samples), how.generator) for shape in shapes]
-        noise = checked_noise(noise, [(len(samples), *shape) for shape in shapes], device)
+            noise = [draw_noise(shape, how.generator) for shape in shapes]
+        noise = checked_latents(noise, shapes, device)
         with self.progress_bar(total=num_steps) as bar:
 
             def after_step(step: int, t: float, latents: list[torch.Tensor]) -> list[torch.Tensor] | None:
                 bar.update()
                 if how.callback is None:
                     return None
-                return (how.callback(self, step, t, {"latents": latents}) or {}).get("latents")
+                changed = (how.callback(self, step, t, {"latents": latents}) or {}).get("latents")
+                return None if changed is None else checked_latents(changed, shapes, device)
 
             return denoise(
                 self.transformer,

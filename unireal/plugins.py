@@ -41,7 +41,7 @@ def load_plugin(path: str | Path) -> ModuleType:
     return _LOADED[file]
 
 
-def add_plugin_argument(parser: argparse.ArgumentParser) -> None:
+def add_plugin_argument(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
     """Adds --plugin FILE, which loads the file as soon as the command line is read."""
     parser.add_argument(
         "--plugin", action="append", default=[], type=_argument, metavar="FILE", help="Python file with tasks or data"

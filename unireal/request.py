@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+from PIL.Image import Image
 
 from unireal.prompts import check_referring, instruction_for, join
 from unireal.sample import Frame, Role, Sample
-from unireal.tasks import CONTROL_KINDS, TaskSpec, get_task
+from unireal.tasks import CONTROL_KINDS, TASKS, TaskSpec, get_task
 from unireal.transforms import as_frame, erase, expand, load_image, mask_image, resized, threshold
 
 MAX_SIDE = 2048  # pixels
@@ -53,14 +55,24 @@ class Request:
     def load(cls, canvas: Any = None, asset: Any = None, control: Any = None, mask: Any = None, **others: Any) -> Self:
         """A request whose pictures are paths, PIL images or arrays, one or a list of them; control: pairs or a dict.
 
-        Raises ValueError for what cannot be read as a picture.
+        Raises ValueError for what cannot be read as a picture, and for arguments of another type.
         """
-        controls = list(control.items()) if isinstance(control, dict) else list(control or [])
+        if not isinstance(others.get("task", ""), str):
+            raise ValueError(f"task is a name such as 'edit', got {_type(others['task'])}; give pictures as canvas=")
+        for name, count in (("size", 2), ("expand", 4)):
+            given = others.get(name)
+            if given is not None and not _whole_numbers(given, count):
+                what = "(height, width)" if count == 2 else "(left, top, right, bottom)"
+                raise ValueError(f"{name} is {what} in whole pixels, got {given!r}")
+        controls = list(control.items()) if isinstance(control, dict) else _as_list(control)
+        if not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in controls):
+            kinds = ", ".join(CONTROL_KINDS)
+            raise ValueError(f"control is (kind, picture) pairs or a dict {{kind: picture}}; kinds: {kinds}")
         return cls(
-            canvas=[load_image(picture, "canvas") for picture in _as_list(canvas)],
-            asset=[load_image(picture, "asset") for picture in _as_list(asset)],
-            control=[(kind, load_image(picture, f"{kind} control")) for kind, picture in controls],
-            mask=None if mask is None else load_image(mask, "mask"),
+            canvas=[_picture(picture, "canvas") for picture in _as_list(canvas)],
+            asset=[_picture(picture, "asset") for picture in _as_list(asset)],
+            control=[(kind, _picture(picture, f"{kind} control")) for kind, picture in controls],
+            mask=None if mask is None else _picture(mask, "mask"),
             **others,
         )
 
@@ -111,14 +123,16 @@ class Request:
         unwanted = next((option for option, count in given.items() if count and spec.slot(option) is None), None)
         if unwanted is not None:
             takes = ", ".join(str(s) for s in spec.slots) or "no pictures"
-            raise ValueError(f"task {spec.name!r} takes no --{unwanted}; it takes {takes}")
+            others = ", ".join(name for name, task in TASKS.items() if task.slot(unwanted))
+            raise ValueError(f"task {spec.name!r} takes no --{unwanted}; it takes {takes}; tasks that do: {others}")
         for slot in spec.slots:
             count = given.get(slot.option, 0)
             if slot.clip and not count:
                 raise ValueError(f"task {spec.name!r} needs a video; give it as --{slot.option}")
             if not slot.minimum <= count <= slot.maximum:
                 wanted = f"{slot.minimum}" if slot.minimum == slot.maximum else f"{slot.minimum} to {slot.maximum}"
-                raise ValueError(f"task {spec.name!r} needs {wanted} --{slot.option}, got {count}")
+                change = f"{slot.minimum - count} more" if count < slot.minimum else f"{count - slot.maximum} fewer"
+                raise ValueError(f"task {spec.name!r} needs {wanted} --{slot.option}, got {count}; give {change}")
         for kind, _ in self.control:
             if kind not in CONTROL_KINDS:
                 raise ValueError(f"unknown control kind {kind!r}; choose from: {', '.join(CONTROL_KINDS)}")
@@ -178,6 +192,22 @@ def _as_list(value: Any) -> list[Any]:
     if value is None:
         return []
     return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _picture(source: Any, name: str) -> np.ndarray:
+    """uint8 (H, W, 3). Raises ValueError for what is no picture."""
+    if not isinstance(source, str | Path | Image | np.ndarray):
+        raise ValueError(f"{name} is a {_type(source)}; give a path, a PIL image or an array uint8 (H, W, 3)")
+    return load_image(source, name)
+
+
+def _whole_numbers(values: Any, count: int) -> bool:
+    whole = isinstance(values, Sequence) and all(isinstance(value, int | np.integer) for value in values)
+    return whole and len(values) == count
+
+
+def _type(value: Any) -> str:
+    return type(value).__name__
 
 
 def check_size(size: tuple[int, int]) -> tuple[int, int]:

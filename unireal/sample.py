@@ -66,7 +66,7 @@ class Sample:
     instruction: what to do, in words; names inputs IMG1..IMGk and results RES1..RESr.
     context:     the context prompt (UniReal, section 3.1), e.g. "realistic style, static scenario".
     inputs:      K frames with role canvas, asset or control, in the order that IMG1..IMGk name.
-    results:     R frames with role result; empty at inference.
+    results:     R frames with role result; at inference black ones, which say how many there are to be and how large.
     mask:        bool (H, W) of the first result's size: the region that changes; None where unknown.
     source:      where it comes from: video, frame times, builder, version, annotators, scores.
     """
@@ -101,7 +101,8 @@ class Batch:
     roles:   int64 (B, K), indices of `Role`.
     changed: float32 (B, 1, H, W), 1 where the first result differs from its canvas, else 0; 1 everywhere if unknown.
     prompts: B strings, context prompt and instruction joined by unireal.prompts.join.
-    tasks:   B task names, for the log.
+    tasks:   B task names.
+    sources: B times where the sample comes from, as in Sample.
     numbers: of the samples in the sequence of a training run; what is drawn at random for a sample follows from it.
     text:    None, or where the frames are latents already (unireal.data.encoded), the features, mask and referring of
              the prompts as in unireal.model.text_encoder.TextFeatures.
@@ -113,5 +114,6 @@ class Batch:
     changed: torch.Tensor
     prompts: list[str]
     tasks: list[str]
+    sources: list[dict[str, Any]] = field(default_factory=list)
     numbers: list[int] = field(default_factory=list)
     text: dict[str, torch.Tensor] | None = None

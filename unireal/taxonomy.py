@@ -159,13 +159,7 @@ def check_edit_types(names: Iterable[str]) -> None:
 
 def conditions_of(frames: Iterable[Frame]) -> tuple[str, ...]:
     """What the input frames of one sample are for the survey, in its order; "text" always is among it."""
-    shown = {"text"}
-    for frame in frames:
-        if frame.role is Role.ASSET:
-            shown.add("reference image")
-        elif frame.role is Role.CONTROL and (condition := CONDITION_OF_KIND.get(frame.kind)):
-            shown.add(condition)
-    return tuple(condition for condition in INPUT_CONDITIONS if condition in shown)
+    return _in_order({"text"}, ((frame.role, (frame.kind,)) for frame in frames))
 
 
 def controls_of(frames: Iterable[Frame]) -> tuple[str, ...]:
@@ -176,10 +170,14 @@ def controls_of(frames: Iterable[Frame]) -> tuple[str, ...]:
 
 def accepted_conditions(slots: Iterable[tuple[Role, Iterable[str]]]) -> tuple[str, ...]:
     """What a task with slots of these (role, kinds) can be given, in the survey's order."""
-    accepted = set(TEXTUAL)
-    for role, kinds in slots:
+    return _in_order(set(TEXTUAL), slots)
+
+
+def _in_order(conditions: set[str], pictures: Iterable[tuple[Role, Iterable[str]]]) -> tuple[str, ...]:
+    """These conditions and those that pictures of (role, kinds) are, in the survey's order."""
+    for role, kinds in pictures:
         if role is Role.ASSET:
-            accepted.add("reference image")
+            conditions.add("reference image")
         elif role is Role.CONTROL:
-            accepted.update(condition for kind in kinds if (condition := CONDITION_OF_KIND.get(kind)))
-    return tuple(condition for condition in INPUT_CONDITIONS if condition in accepted)
+            conditions.update(condition for kind in kinds if (condition := CONDITION_OF_KIND.get(kind)))
+    return tuple(condition for condition in INPUT_CONDITIONS if condition in conditions)

@@ -7,6 +7,7 @@ Axes: H, W rows and columns in pixels; B samples.
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -27,14 +28,19 @@ def load_image(source: str | Path | Image.Image | np.ndarray, name: str = "image
     """A picture as uint8 (H, W, 3) RGB: EXIF orientation applied, alpha laid over white, 16 bits scaled to 8.
 
     source: a path, a PIL image, or an array uint8 (H, W, 3) or (H, W). name: what the picture is, for messages.
-    Raises ValueError if it is missing, empty, truncated, no picture, or larger than MAX_PIXELS.
+    Raises ValueError if it is of another type, missing, empty, truncated, no picture, or larger than MAX_PIXELS.
     """
     if isinstance(source, np.ndarray):
         if source.dtype != np.uint8 or 0 in source.shape or not (source.ndim == 2 or source.shape[2:] == (3,)):
             raise ValueError(f"{name} is an array {source.dtype} {source.shape}; give uint8 (H, W, 3) or (H, W)")
         source = Image.fromarray(source)
     if isinstance(source, Image.Image):
-        return _to_rgb(source)
+        try:
+            return _to_rgb(source)  # one that was opened is only read now
+        except Exception as error:  # as below
+            raise ValueError(f"{name} cannot be read as a picture ({error}); give an intact one") from error
+    if not isinstance(source, str | os.PathLike):
+        raise ValueError(f"{name} is a {type(source).__name__}; give a path, a PIL image or an array")
     path = Path(source)
     if not path.is_file():
         raise ValueError(f"{name} {str(path)!r} is not a file; give the path of a PNG, JPEG or other picture")
@@ -122,7 +128,12 @@ def to_tensor(frame: Frame) -> torch.Tensor:
     if frame.image.dtype == np.uint16:
         grey = torch.from_numpy(frame.image.astype(np.float32)) / 32767.5 - 1
         return grey.expand(3, -1, -1).contiguous()
-    return torch.tensor(frame.image).permute(2, 0, 1).float() / 127.5 - 1
+    return _tensor(frame.image).permute(2, 0, 1).float() / 127.5 - 1
+
+
+def _tensor(array: np.ndarray) -> torch.Tensor:
+    """A copy; the array may be a mirrored view, which torch does not take."""
+    return torch.tensor(np.ascontiguousarray(array))
 
 
 def to_image(tensor: torch.Tensor) -> np.ndarray:
@@ -140,20 +151,24 @@ def collate(samples: Sequence[Sample]) -> Batch:
     return Batch(
         inputs=[torch.stack([to_tensor(s.inputs[k]) for s in samples]) for k in range(len(first.inputs))],
         results=[torch.stack([to_tensor(s.results[r]) for s in samples]) for r in range(len(first.results))],
-        roles=torch.tensor([[f.role.index for f in s.inputs] for s in samples], dtype=torch.long).view(
-            len(samples), -1
-        ),
+        roles=role_indices(samples),
         changed=torch.stack([_changed(s) for s in samples]),
         prompts=[join(s.context, s.instruction) for s in samples],
         tasks=[s.task for s in samples],
+        sources=[s.source for s in samples],
     )
+
+
+def role_indices(samples: Sequence[Sample]) -> torch.Tensor:
+    """int64 (B, K), indices of the roles of the input frames."""
+    return torch.tensor([[f.role.index for f in s.inputs] for s in samples], dtype=torch.long).view(len(samples), -1)
 
 
 def _changed(sample: Sample) -> torch.Tensor:
     """float32 (1, H, W): where the first result differs from the canvas; inside a mask that is the result itself."""
     result = sample.results[0]
     if sample.mask is not None:
-        return torch.from_numpy(sample.mask).float()[None]
+        return _tensor(sample.mask).float()[None]
     if result.kind == "mask":
         return torch.from_numpy(threshold(result.image)).float()[None]
     return torch.ones(1, *result.size)

@@ -40,6 +40,14 @@ class Acceleration:
         """State of one guidance branch of a call."""
         return None
 
+    def _check_count(self, setting: str, unit: str, least: int) -> None:
+        """Raises ValueError unless a setting is a whole number of at least so many."""
+        value = getattr(self, setting)
+        if not isinstance(value, int) or value < least:
+            raise ValueError(
+                f"{self.name}: {setting} must be a whole number of {unit}, at least {least}, got {value!r}"
+            )
+
 
 @dataclass
 class _BranchState:

@@ -27,8 +27,8 @@ class ConditionCache(Acceleration):
     refresh: int | None = None
 
     def __post_init__(self) -> None:
-        if self.refresh is not None and (not isinstance(self.refresh, int) or self.refresh < 1):
-            raise ValueError(f"condition_cache: refresh must be a number of steps of at least 1, got {self.refresh!r}")
+        if self.refresh is not None:
+            self._check_count("refresh", "steps", least=1)
 
     def tokens(self, layout: FrameLayout) -> TokenChoice:
         refresh = self.refresh
@@ -42,6 +42,4 @@ class _Cached(TokenChoice):
         self.refresh = refresh
 
     def plan(self, step: int, t: float, plan: Plan) -> None:
-        since = max(step - self.refresh + 1, 0)
-        for kind in ("text", "input"):
-            plan.reuse[kind] = min(plan.reuse.get(kind, step), since)
+        plan.allow_reuse("text", "input", since=max(step - self.refresh + 1, 0))

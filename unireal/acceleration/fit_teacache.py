@@ -30,10 +30,12 @@ from unireal.acceleration.base import Acceleration
 from unireal.acceleration.measure import randomize
 from unireal.acceleration.skipping import Signal, Skipping
 from unireal.acceleration.teacache import relative_l1
+from unireal.arguments import Parser, at_least_one, usable_device
 from unireal.config import MODELS, get_model
 from unireal.diffusion.guidance import Guidance
-from unireal.diffusion.sampling import Call, Conditions, denoise
+from unireal.diffusion.sampling import Call, Conditions, denoise, draw_noise
 from unireal.encoding import encode_samples
+from unireal.files import replacing
 from unireal.model.build import Components, build
 from unireal.pipeline import UniRealPipeline
 from unireal.sample import Sample
@@ -94,13 +96,11 @@ def move(parts: Components, device: str) -> Components:
 @torch.no_grad()
 def prepare(parts: Components, samples: Sequence[Sample], seed: int) -> tuple[Conditions, list[torch.Tensor]]:
     """What `denoise` takes for samples of one layout: conditions, and noise (B, C, h, w) for every result frame."""
-    transformer, codec = parts.transformer, parts.codec
-    device = transformer.device
-    given = encode_samples(parts, samples, device)
-    generator, channels = torch.Generator().manual_seed(seed), transformer.config.in_channels
-    sizes = [codec.latent_size(size) for size in samples[0].layout.results]
-    noise = [torch.randn((len(samples), channels, *size), generator=generator).to(device) for size in sizes]
-    return given, noise
+    device, channels = parts.transformer.device, parts.transformer.config.in_channels
+    generator = torch.Generator().manual_seed(seed)
+    sizes = [parts.codec.latent_size(size) for size in samples[0].layout.results]
+    noise = [draw_noise((len(samples), channels, *size), generator).to(device) for size in sizes]
+    return encode_samples(parts, samples, device), noise
 
 
 def record(
@@ -135,7 +135,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         guidance, size = Guidance(options.guidance, options.image_guidance), (options.size, options.size)
-        parts = load_parts(options.model, options.device)
+        parts = load_parts(options.model, usable_device(options.device))
         pairs = record(parts, options.recipes, options.samples, options.steps, guidance, size)
         polynomial, explained = fit(pairs, options.degree)
     except (ValueError, OSError) as error:
@@ -151,24 +151,23 @@ def main(arguments: list[str] | None = None) -> int:
     }
     print(json.dumps(report, indent=2))
     if options.output:
-        temporary = options.output.with_name(options.output.name + ".tmp")
-        temporary.write_text(json.dumps(report, indent=2) + "\n")
-        temporary.replace(options.output)
+        with replacing(options.output) as unfinished:
+            unfinished.write_text(json.dumps(report, indent=2) + "\n")
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(prog="python -m unireal.acceleration.fit_teacache", description=__doc__.splitlines()[0])
     parser.add_argument(
         "--model", default="unireal-tiny", help="a model's folder or name, or a size on pixels (random weights)"
     )
     parser.add_argument("--recipes", nargs="+", default=list(RECIPES), choices=list(RECIPES), metavar="RECIPE")
-    parser.add_argument("--samples", type=int, default=70)
-    parser.add_argument("--steps", type=int, default=28)
+    parser.add_argument("--samples", type=at_least_one, default=70)
+    parser.add_argument("--steps", type=at_least_one, default=28)
     parser.add_argument("--guidance", type=float, default=1.0)
     parser.add_argument("--image-guidance", type=float, default=1.0)
-    parser.add_argument("--size", type=int, default=64, help="side of the results in pixels")
-    parser.add_argument("--degree", type=int, default=4)
+    parser.add_argument("--size", type=at_least_one, default=64, help="side of the results in pixels")
+    parser.add_argument("--degree", type=at_least_one, default=4)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--output", type=Path, help="JSON file to write")
     return parser

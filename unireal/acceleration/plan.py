@@ -64,6 +64,11 @@ class Plan:
     must_run: bool = False
     fusion: Fusion | None = None
 
+    def allow_reuse(self, *kinds: str, since: int) -> None:
+        """Stored keys and values of these kinds will do if they are of step `since` or later."""
+        for kind in kinds:
+            self.reuse[kind] = min(self.reuse.get(kind, since), since)
+
 
 class TokenChoice:
     """State of a plug-in that chooses which tokens a step computes; one per call."""

@@ -52,7 +52,8 @@ class SpotEdit(Acceleration):
              makes of them.
 
     mask: after a call, bool (B, rows, columns) of the first result's tokens, True where the edit was computed; None
-    if there was no canvas of the result's size, and so nothing to save. frame: which input frame the canvas was.
+    if there was no canvas of the result's size, and so nothing to save. frame: which input frame the canvas was. Both
+    are of the last call, so calls at the same time need a SpotEdit each.
 
     Raises ValueError for settings outside these ranges, and, when called, for a judge that the model lacks.
     """
@@ -71,9 +72,9 @@ class SpotEdit(Acceleration):
     frame: int | None = field(init=False, default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        if isinstance(self.judge, str):
-            lookup(THRESHOLDS, self.judge, "judge of spotedit")
-        lookup(dict.fromkeys(FUSIONS), self.fusion, "fusion of spotedit")
+        if self.judge is not None and not callable(self.judge):
+            lookup(THRESHOLDS, str(self.judge), "judge of spotedit")
+        lookup(dict.fromkeys(FUSIONS), str(self.fusion), "fusion of spotedit")
         for name in ("initial", "last", "reset"):
             value = getattr(self, name)
             if value is None and name != "last":
@@ -85,8 +86,10 @@ class SpotEdit(Acceleration):
             raise ValueError(f'spotedit: tau must be a number of at least 0 or "two-means", got {self.tau!r}')
         if callable(self.judge) and not number:
             raise ValueError(f"spotedit: a judge of your own needs a tau that is a number, got {self.tau!r}")
-        if not isinstance(self.dilation, int) or self.dilation < 0:
-            raise ValueError(f"spotedit: dilation must be a number of tokens of at least 0, got {self.dilation!r}")
+        self._check_count("dilation", "tokens", least=0)
+        for name in ("every_step", "paste"):
+            if not isinstance(getattr(self, name), bool):  # the text "false" would count as true
+                raise ValueError(f"spotedit: {name} must be True or False, got {getattr(self, name)!r}")
 
     def tokens(self, layout: FrameLayout) -> TokenChoice | None:
         self.mask, self.frame = None, canvas_frame(layout)
@@ -159,7 +162,7 @@ class _Spot(TokenChoice):
             plan.fresh = plan.must_run = True
             self.kept, self.block = None, step
             if self.isolated and not self.neutral:  # as long as nothing was kept, all is as without plug-in bit for bit
-                self._reuse(plan, ("text", "input"), 0)
+                plan.allow_reuse("text", "input", since=0)
             return
         first = self.kept is None
         if first or self.settings.every_step:
@@ -170,11 +173,11 @@ class _Spot(TokenChoice):
         if not len(self.shared):
             return
         plan.active = self.active
-        plan.reuse["result"] = self.block
+        plan.allow_reuse("result", since=self.block)
         if self.isolated:
-            self._reuse(plan, ("text", "input"), 0)
+            plan.allow_reuse("text", "input", since=0)
         else:
-            self._reuse(plan, ("input",), self.block)
+            plan.allow_reuse("input", since=self.block)
         plan.fusion = self._fusion(t)
 
     def guided(self, t: float, latents: list[torch.Tensor], velocities: list[torch.Tensor]) -> list[torch.Tensor]:
@@ -198,12 +201,6 @@ class _Spot(TokenChoice):
         shared = kept.all(dim=0).flatten()  # (n,)
         self.shared = shared.nonzero()[:, 0]
         self.active = torch.cat([(~shared).nonzero()[:, 0].to(self.others.device), self.others])
-
-    @staticmethod
-    def _reuse(plan: Plan, kinds: tuple[str, ...], since: int) -> None:
-        """Stored keys and values of these kinds will do if they are of this step or later."""
-        for kind in kinds:
-            plan.reuse[kind] = min(plan.reuse.get(kind, since), since)
 
     def _choose(self) -> torch.Tensor:
         """bool (B, rows, columns) of tokens that look like the canvas."""

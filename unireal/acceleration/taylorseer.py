@@ -32,10 +32,9 @@ class TaylorSeer(Acceleration):
     first: int = 3
 
     def __post_init__(self) -> None:
-        for name, least in (("interval", 1), ("order", 0), ("first", 1)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < least:
-                raise ValueError(f"taylorseer: {name} must be a whole number of at least {least}, got {value!r}")
+        self._check_count("interval", "steps", least=1)
+        self._check_count("order", "derivatives", least=0)
+        self._check_count("first", "steps", least=1)
 
     def skipping(self, call: Call) -> Skipping:
         return _Extrapolated(self)

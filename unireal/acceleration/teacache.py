@@ -36,6 +36,10 @@ def load_polynomial(path: Path) -> tuple[float, ...]:
         ) from error
 
 
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
 @dataclass(frozen=True)
 class TeaCache(Acceleration):
     """
@@ -58,15 +62,15 @@ class TeaCache(Acceleration):
 
     def __post_init__(self) -> None:
         given = self.polynomial
-        numbers = load_polynomial(Path(given)) if isinstance(given, str | Path) else tuple(given)
-        object.__setattr__(self, "polynomial", numbers)
-        if not (isinstance(self.threshold, int | float) and 0 <= self.threshold < math.inf):
+        numbers = load_polynomial(Path(given)) if isinstance(given, str | Path) else given
+        if not isinstance(numbers, list | tuple) or not numbers or not all(map(_is_number, numbers)):
+            raise ValueError(f"teacache: polynomial must be numbers, highest power first, got {numbers!r}")
+        object.__setattr__(self, "polynomial", tuple(numbers))
+        if not _is_number(self.threshold) or self.threshold < 0:
             raise ValueError(f"teacache: threshold must be a number of at least 0, got {self.threshold!r}")
-        if not numbers or not all(isinstance(c, int | float) and math.isfinite(c) for c in numbers):
-            raise ValueError(f"teacache: polynomial must be numbers, highest power first, got {numbers}")
-        if min(self.first, self.last) < 1 or self.order < 0:
-            got = f"first={self.first}, last={self.last}, order={self.order}"
-            raise ValueError(f"teacache: first and last must be at least 1 and order at least 0, got {got}")
+        self._check_count("first", "steps", least=1)
+        self._check_count("last", "steps", least=1)
+        self._check_count("order", "derivatives", least=0)
 
     def predicted(self, change: float) -> float:
         """The relative change of the residual, at least 0."""

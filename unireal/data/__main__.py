@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections import Counter, defaultdict
 from pathlib import Path
-from typing import NoReturn
 
+from unireal.arguments import Parser
 from unireal.data.precompute import add_arguments, precompute
 from unireal.data.records import ParquetSamples, check_sample
 from unireal.plugins import add_plugin_argument
 
 _SHOWN = 10  # bad records that are told one by one
-
-
-class Parser(argparse.ArgumentParser):
-    """Tells a wrong argument in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message}; see {self.prog} --help\n")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -25,6 +25,10 @@ from unireal.data.records import ParquetSamples
 from unireal.files import replacing
 from unireal.prompts import join
 from unireal.sample import Batch, Role, Sample
+from unireal.transforms import role_indices
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 ABOUT = "encoded.json"
 _CACHED_TEXTS = 64
@@ -124,10 +128,11 @@ def collate_encoded(samples: Sequence[EncodedSample]) -> Batch:
     return Batch(
         inputs=stacked("inputs"),
         results=stacked("results"),
-        roles=torch.tensor([[f.role.index for f in s.inputs] for s in samples]).long().view(len(samples), -1),
+        roles=role_indices(samples),
         changed=torch.from_numpy(np.stack(changed)).float()[:, None],
         prompts=prompts,
         tasks=[s.task for s in samples],
+        sources=[s.source for s in samples],
         text={
             "features": padded([t.features for t in texts]).float(),
             "mask": padded([t.mask for t in texts]),
@@ -150,7 +155,7 @@ def write_encoded(samples: Sequence[EncodedSample], path: Path) -> None:
         }
         for s in samples
     ]
-    _write(rows, path, rows_per_group=8)
+    _write(rows, path, _record_schema(), rows_per_group=8)
 
 
 def write_texts(texts: Mapping[str, EncodedText], path: Path) -> None:
@@ -166,26 +171,31 @@ def write_texts(texts: Mapping[str, EncodedText], path: Path) -> None:
         }
         for text, t in texts.items()
     ]
-    _write(rows, path, rows_per_group=1)
+    _write(rows, path, _text_schema(), rows_per_group=1)
 
 
-def _write(rows: Iterable[dict[str, Any]], path: Path, rows_per_group: int) -> None:
+def _write(rows: Sequence[dict[str, Any]], path: Path, schema: pa.Schema, rows_per_group: int) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    table = pa.Table.from_pylist(list(rows), schema=_schema(path))
+    table = pa.Table.from_pylist(rows, schema=schema)
     with replacing(path, ".unfinished") as unfinished:
         pq.write_table(table, unfinished, row_group_size=rows_per_group)
 
 
-def _schema(path: Path) -> Any:
+def _text_schema() -> pa.Schema:
     import pyarrow as pa
 
     text, numbers = pa.string(), pa.list_(pa.int32())
-    if path.parent.name == "texts":
-        columns = {"text": text, "features": pa.binary(), "dtype": text, "shape": numbers}
-        return pa.schema(columns | {"mask": pa.list_(pa.bool_()), "referring": numbers})
+    columns = {"text": text, "features": pa.binary(), "dtype": text, "shape": numbers}
+    return pa.schema(columns | {"mask": pa.list_(pa.bool_()), "referring": numbers})
+
+
+def _record_schema() -> pa.Schema:
+    import pyarrow as pa
+
+    text, numbers = pa.string(), pa.list_(pa.int32())
     latent = {"latent": pa.binary(), "dtype": text, "shape": numbers, "size": numbers, "role": text, "kind": text}
     frames = pa.list_(pa.struct(latent))
     picture = pa.struct({"bytes": pa.binary(), "path": text})

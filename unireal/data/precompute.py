@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
+from unireal.arguments import at_least_one, usable_device
 from unireal.data.encoded import ABOUT, EncodedSample, EncodedText, LatentFrame, write_encoded, write_texts
 from unireal.data.mixture import Mixture
 from unireal.data.preparation import fitted
@@ -42,16 +43,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", metavar="DIR", type=Path, required=True, help="new folder of encoded records")
     parser.add_argument("--num", metavar="N", type=int, help="how many samples (default: all; a must for streams)")
     parser.add_argument("--side", type=int, default=0, help="scale frames to about SIDE x SIDE pixels (default: not)")
-    parser.add_argument("--multiple", type=int, default=16, help="of the sides of scaled frames (default: 16)")
-    parser.add_argument("--batch-size", type=int, default=16, help="frames or texts that are encoded at once")
+    parser.add_argument("--multiple", type=at_least_one, default=16, help="of the sides of scaled frames (default: 16)")
+    parser.add_argument("--batch-size", type=at_least_one, default=16, help="frames or texts that are encoded at once")
     parser.add_argument("--dtype", choices=("float16", "float32"), default="float16", help="of what is stored")
-    parser.add_argument("--device", default=None, help="cpu, cuda, ... (default: cuda if there is one)")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, ... (default: cuda if there is one)")
 
 
 def precompute(options: argparse.Namespace) -> None:
     """Raises ValueError for an unknown source or model, or an output that is in use, and OSError if it cannot write."""
-    import torch
-
     from unireal.model.folder import SHIPPED, encoders_fingerprint
     from unireal.pipeline import UniRealPipeline
 
@@ -61,9 +60,11 @@ def precompute(options: argparse.Namespace) -> None:
     model = SHIPPED.get(options.model, Path(options.model))
     if not model.is_dir():
         raise ValueError(f"--model {options.model!r} is neither a folder nor one of: {', '.join(SHIPPED)}")
+    if not (options.side == 0 or options.side >= options.multiple):
+        raise ValueError(f"--side is 0 or at least --multiple ({options.multiple}), got {options.side}")
+    device = usable_device(options.device)
     mixture = Mixture((Source(options.source),))
     count = _count(mixture, options)
-    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     pipeline = UniRealPipeline.from_pretrained(model).to(device)
     encoder = Encoder(pipeline.as_components(), options.batch_size, options.dtype)
     samples, shards = _ordered(mixture, count), 0

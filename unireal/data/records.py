@@ -123,7 +123,7 @@ class ParquetSamples(Sequence[Sample]):
         self.paths = sorted(self.folder.glob("*.parquet"))
         if not self.paths:
             raise ValueError(f"folder {str(folder)!r} holds no .parquet files; write some with python -m data_builders")
-        self._metadata, ends, groups = [], [], []
+        self._metadata, counts, groups = [], [], []
         for file, path in enumerate(self.paths):
             try:
                 metadata, names = pq.read_metadata(path), pq.read_schema(path).names
@@ -132,12 +132,12 @@ class ParquetSamples(Sequence[Sample]):
             if missing := [name for name in COLUMNS if name not in names]:
                 raise ValueError(f"{path} has no column {', '.join(missing)}; records have {', '.join(COLUMNS)}")
             self._metadata.append(metadata)
-            ends += [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+            counts += [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
             groups += [(file, group) for group in range(metadata.num_row_groups)]
-        if not sum(ends):
+        if not sum(counts):
             raise ValueError(f"the .parquet files of {str(folder)!r} hold no records; write them anew")
         self._groups = groups  # (file, row group in it) of every row group
-        self._ends = np.cumsum(ends, dtype=np.int64)  # records up to the end of every row group
+        self._ends = np.cumsum(counts, dtype=np.int64)  # records up to the end of every row group
         self._cache: OrderedDict[int, Any] = OrderedDict()
 
     def __len__(self) -> int:

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -52,8 +53,8 @@ class Source:
     tasks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not self.weight > 0:
-            raise ValueError(f"the weight of {self.path!r} must be above 0, got {self.weight}")
+        if not 0 < self.weight < math.inf:
+            raise ValueError(f"the weight of {self.path!r} must be a number above 0, got {self.weight}")
 
     def open(self) -> SampleSource:
         """Raises ValueError if there is no such data set, or it does not take the options."""

@@ -33,6 +33,10 @@ _TEXTS = ("task", "instruction", "context")
 _PICTURE = re.compile(rf"({'|'.join(Role)})(?:_({'|'.join(KINDS)}))?(?:_(\d+))?")
 
 
+class _NoRecordsError(ValueError):
+    """There is nothing to go on with."""
+
+
 class StreamedSamples:
     """The records of a `datasets.IterableDataset` by their place in it, counted on through pass after pass.
 
@@ -48,7 +52,8 @@ class StreamedSamples:
 
     def _start(self) -> None:
         self.place, self._rows = -1, self._passes()
-        self._row: dict[str, Any] = {}
+        self._row: dict[str, Any] = {}  # at this place
+        self._failure: Exception | None = None  # why there is none
 
     def _passes(self) -> Iterator[dict[str, Any]]:
         for turn in range(1 << 62):
@@ -58,21 +63,28 @@ class StreamedSamples:
                 empty = False
                 yield row
             if empty:
-                raise ValueError(f"data set {self.name!r} has no records; check its path, split and tasks")
+                raise _NoRecordsError(f"data set {self.name!r} has no records; check its path, split and tasks")
+
+    def _step(self) -> None:
+        """Goes to the next record. Where one cannot be read, its place stays empty and the data set begins anew."""
+        self.place += 1
+        self._row, self._failure = {}, None
+        try:
+            self._row = next(self._rows)
+        except _NoRecordsError:
+            raise
+        except Exception as error:  # readers meet damaged files with errors of almost any type
+            self._rows, self._failure = self._passes(), error
 
     def __getitem__(self, number: int) -> Sample:
         """Raises ValueError for a record that is no sample, or that cannot be read."""
         if number < self.place:
             self._start()
-        try:
-            while self.place < number:
-                self.place += 1
-                self._row = next(self._rows)
-        except ValueError:
-            raise
-        except Exception as error:  # readers meet damaged files with errors of almost any type
-            self._rows = self._passes()
-            raise ValueError(f"{self.location(number)} cannot be read ({first_line(error)}); fetch it again") from error
+        while self.place < number:
+            self._step()
+        if self._failure is not None:
+            reason = first_line(self._failure)
+            raise ValueError(f"{self.location(number)} cannot be read ({reason}); fetch it again") from self._failure
         return read_sample(self._row, self.constants, self.columns)
 
     def location(self, number: int) -> str:

@@ -69,7 +69,8 @@ def build_app(engine: Engine) -> gr.Blocks:
 
 
 def _page(spec: TaskSpec, engine: Engine) -> Form:
-    gr.Markdown(spec.summary[:1].upper() + spec.summary[1:] + ".")
+    summary = re.sub(r" \(--.*?\)", "", spec.summary)  # options of a command are fields here
+    gr.Markdown(summary[:1].upper() + summary[1:] + ".")
     with gr.Row():
         with gr.Column(scale=5, min_width=360):
             form = Form(spec, engine)

@@ -40,6 +40,7 @@ EXAMPLES = (
     Example("segment", "the red circle", {"canvas": "room.png"}),
     Example("restore", "Deblur IMG1.", {"canvas": "blurred.png"}),
     Example("tryon", "the red circle", {"canvas": "room.png", "asset": "swatch.png"}),
+    Example("video_edit", "Remove the green cross.", {"video": "video.mp4"}),
     Example("compose", "Make the red circle green; Predict the mask of the edited region in RES2.",
             {"canvas": "room.png", "num_results": 2}),
 )  # fmt: skip
@@ -55,7 +56,7 @@ def examples_of(spec: TaskSpec) -> list[dict[str, Any]]:
 
 
 def _files(value: Any) -> list[str]:
-    return [part for part in (value if isinstance(value, tuple) else (value,)) if str(part).endswith(".png")]
+    return [part for part in (value if isinstance(value, tuple) else (value,)) if str(part).endswith((".png", ".mp4"))]
 
 
 def _present(example: Example) -> bool:

@@ -35,8 +35,8 @@ class Form:
             max_length=self.limits.prompt,
         )
         with gr.Row():
-            self.button = gr.Button("Run", variant="primary", scale=3)
-            self.cancel = gr.Button("Cancel", variant="stop", scale=1)
+            self.button = gr.Button("Run", variant="primary", scale=3, min_width=120)
+            self.cancel = gr.Button("Cancel", variant="stop", scale=1, min_width=80)
         with gr.Accordion("Advanced", open=False):
             settings = self._settings()
         self.plugins = settings["accelerate"]

@@ -10,6 +10,7 @@ import gradio as gr
 import numpy as np
 
 from unireal.demo.engine import Outcome, Progress
+from unireal.demo.examples import examples_of
 from unireal.metadata import save_png
 from unireal.sample import Role
 from unireal.tasks import TaskSpec
@@ -24,19 +25,22 @@ class Results:
 
     def __init__(self, spec: TaskSpec):
         self.spec = spec
-        self.status = gr.HTML(status("ready"), label="status", elem_classes=["status"])
+        self.status = gr.HTML(status("fill in the form and press Run, or click an example first" if examples_of(spec)
+                                     else "fill in the form and press Run"),
+                              label="status", elem_classes=["status"])  # fmt: skip
+        compared = any(slot.role is not Role.ASSET for slot in spec.slots) and not spec.video
         with gr.Tabs():
             with gr.Tab("Result"):
                 if spec.video:
                     self.result = gr.Video(label="result", interactive=False, autoplay=True, loop=True, height=420)
                 else:
                     self.result = _picture("result")
-            with gr.Tab("Before and after", visible=not spec.video):
+            with gr.Tab("Before and after", visible=compared):
                 self.slider = gr.ImageSlider(
                     label="before and after", interactive=False, format="png", max_height=420, elem_classes=["slider"]
                 )
-            compared = spec.slot("canvas") is not None and spec.result_kind in ("image", "mask")
-            with gr.Tab("Edited region", visible=compared and not spec.video):
+            edits = spec.slot("canvas") is not None and spec.result_kind in ("image", "mask")
+            with gr.Tab("Edited region", visible=edits and not spec.video):
                 self.region = _picture("edited region")
             with gr.Tab("Gallery"):
                 self.gallery = gr.Gallery(
@@ -65,10 +69,8 @@ class Results:
 
     def finished(self, outcome: Outcome, folder: Path) -> dict[Any, Any]:
         """Updates with all that came out. folder: where files may be written."""
-        done = {
-            self.report: report(outcome),
-            self.status: status(f"done in {outcome.seconds:.2f} s"),
-        }
+        several = f", {len(outcome.images)} results: see Gallery" if len(outcome.images) > 1 else ""
+        done = {self.report: report(outcome), self.status: status(f"done in {outcome.seconds:.2f} s{several}")}
         if outcome.video is not None:
             return done | {self.result: str(outcome.video), self.files: [str(outcome.video)]}
         stem = f"{self.spec.name}_{outcome.recipe.seed}"
@@ -111,9 +113,13 @@ def canvas_of(outcome: Outcome) -> np.ndarray | None:
 
 
 def region_of(spec: TaskSpec, outcome: Outcome, before: np.ndarray, result: np.ndarray) -> np.ndarray:
-    """bool (H, W): a mask that came out, what spotedit computed, or else where the pixels differ."""
+    """bool (H, W): a mask that came out, the hole that was filled, what spotedit computed, or else where the pixels
+    differ."""
     if spec.result_kind == "mask":
         return result.mean(axis=2) > 127
+    holes = [frame for frame in outcome.sample.inputs if frame.kind == "mask"]
+    if spec.paste_back and holes:
+        return holes[-1].image.mean(axis=2) > 127
     if outcome.edited:
         return np.asarray(outcome.edited[0]).mean(axis=2) > 127
     return np.abs(result.astype(int) - before.astype(int)).max(axis=2) > CHANGED

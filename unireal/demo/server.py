@@ -16,8 +16,8 @@ LOCAL = ("127.0.0.1", "localhost", "::1")
 CSS = """
 .head { align-items: center; }
 .head h1 { margin: 0; }
-.head p { margin: 0; color: var(--body-text-color-subdued); }
-.model { text-align: right; font-size: 0.9em; color: var(--body-text-color-subdued); }
+.head p { margin: 0; color: var(--neutral-500); }
+.model { text-align: right; font-size: 0.9em; color: var(--neutral-500); }
 .card { border-left: 4px solid var(--border-color-primary) !important; }
 .card.canvas { border-left-color: #2f6fde !important; }
 .card.asset { border-left-color: #2e9e4f !important; }
@@ -27,10 +27,16 @@ CSS = """
 .editor { border: 1px solid var(--border-color-primary) !important; }
 .files .empty { min-height: 100px !important; }
 .shown img { width: 100% !important; height: 100% !important; object-fit: contain !important; }
+.shown .grid-wrap { padding-top: 28px; }
+.shown .grid-container { grid-template-columns: repeat(auto-fill, minmax(110px, 1fr)) !important; }
 .shown img, .slider img { image-rendering: pixelated; }
-.role span { color: var(--body-text-color-subdued); margin-left: 0.8em; font-size: 0.9em; }
+.role span { color: var(--neutral-500); margin-left: 0.8em; font-size: 0.9em; }
 .status progress { width: 100%; height: 8px; display: block; margin-bottom: 4px; }
 .status { min-height: 34px; }
+@media (max-width: 640px) {
+  .head { flex-direction: column; align-items: start; gap: 4px !important; }
+  .model { text-align: left; }
+}
 """
 
 

@@ -78,29 +78,30 @@ class Accelerations(Protocol):
     def start(self, call: Call) -> Accelerator: ...
 
 
-def draw_noise(
-    shape: tuple[int, ...], count: int, generator: torch.Generator | list[torch.Generator] | None
-) -> torch.Tensor:
-    """float32 (count, *shape) on the CPU, drawn on the generator's device so that a seed means the same everywhere.
+def draw_noise(shape: tuple[int, ...], generator: torch.Generator | list[torch.Generator] | None) -> torch.Tensor:
+    """float32 of shape (B, ...) on the CPU, drawn on the generator's device so that a seed means the same everywhere.
 
     Raises ValueError unless a list of generators has one for each sample.
     """
     if isinstance(generator, list):
-        if len(generator) != count:
-            raise ValueError(f"{len(generator)} generators were given for {count} samples; give one for each")
-        return torch.stack([torch.randn(shape, generator=g, device=g.device).cpu() for g in generator])
+        if len(generator) != shape[0]:
+            raise ValueError(f"{len(generator)} generators were given for {shape[0]} samples; give one for each")
+        return torch.stack([torch.randn(shape[1:], generator=g, device=g.device).cpu() for g in generator])
     device = "cpu" if generator is None else generator.device
-    return torch.randn((count, *shape), generator=generator, device=device).cpu()
+    return torch.randn(shape, generator=generator, device=device).cpu()
 
 
-def checked_noise(
-    noise: torch.Tensor | Sequence[torch.Tensor], shapes: Sequence[tuple[int, ...]], device: torch.device
+def checked_latents(
+    latents: torch.Tensor | Sequence[torch.Tensor], shapes: Sequence[tuple[int, ...]], device: torch.device
 ) -> list[torch.Tensor]:
-    """Noise of the shapes (B, C, h, w) of the R result frames, on the device. Raises ValueError for other shapes."""
-    noise = [noise] if isinstance(noise, torch.Tensor) else list(noise)
-    if (got := [tuple(x.shape) for x in noise]) != list(shapes):
+    """Latents of a caller's own for the R result frames, shapes (B, C, h, w), float32 on the device.
+
+    Raises ValueError for other shapes.
+    """
+    latents = [latents] if isinstance(latents, torch.Tensor) else list(latents)
+    if (got := [tuple(x.shape) for x in latents]) != list(shapes):
         raise ValueError(f"latents of shapes {got} were given; this call needs {list(shapes)}")
-    return [x.to(device) for x in noise]
+    return [x.to(device, torch.float32) for x in latents]
 
 
 def sampling_times(scheduler: FlowMatchEulerDiscreteScheduler, num_steps: int, device: torch.device) -> torch.Tensor:
@@ -156,8 +157,8 @@ def denoise(
             latents = _euler(scheduler, guided, scheduler.timesteps[step], latents)
             if accelerator is not None and step == num_steps - 1:
                 latents = accelerator.finish(latents)
-            if callback is not None:
-                latents = callback(step, float(t), latents) or latents
+            if callback is not None and (changed := callback(step, float(t), latents)) is not None:
+                latents = changed
             if interrupted():
                 break
     finally:

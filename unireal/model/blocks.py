@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Protocol
 
 import torch
+from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
 from diffusers.models.attention import FeedForward
 from diffusers.models.attention_dispatch import dispatch_attention_fn
 from torch import nn
@@ -38,17 +39,21 @@ class KeyValueMemory(Protocol):
 def attend(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, keys: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """softmax(q k / sqrt(E)) v for (B, heads, N, E); `keys` bool (B, M) is False where a key must not be seen.
+    """softmax(q k / sqrt(E)) v for (B, heads, N, E).
 
+    keys: (B, M), bool, False where a key must not be seen, or float, what is added to all scores of a key.
     By the backend that diffusers' set_attention_backend chose, but for short sequences on a CPU.
     """
+    mask = None if keys is None else keys[:, None, None]  # (B, 1, 1, M)
+    if mask is not None and mask.is_floating_point():
+        mask = mask.to(query.dtype)
     if query.device.type != "cpu" or max(query.shape[2], key.shape[2]) > _SHORT:
-        mask = None if keys is None else keys[:, None, None]
         heads_last = (x.transpose(1, 2) for x in (query, key, value))  # (B, N, heads, E)
         return dispatch_attention_fn(*heads_last, attn_mask=mask).transpose(1, 2)
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)  # (B, heads, N, M)
-    if keys is not None:
-        scores = scores.masked_fill(~keys[:, None, None], torch.finfo(scores.dtype).min)
+    if mask is not None:
+        hidden = torch.finfo(scores.dtype).min
+        scores = scores.masked_fill(~mask, hidden) if mask.dtype == torch.bool else scores + mask
     return scores.softmax(dim=-1) @ value
 
 
@@ -145,6 +150,12 @@ class UniRealBlock(nn.Module):
         hidden_states = add_gated(hidden_states, update, gates, segments)  # (B, N, D)
         x, gates = self.norm2(hidden_states, sequence.temb, segments)  # (B, N, D)
         return add_gated(hidden_states, self.ff(x), gates, segments)  # (B, N, D)
+
+
+# diffusers' own caches (FirstBlockCache, MagCache, ...) need to know what a block returns
+TransformerBlockRegistry.register(
+    UniRealBlock, TransformerBlockMetadata(return_hidden_states_index=0, return_encoder_hidden_states_index=None)
+)
 
 
 class OutputNorm(nn.Module):

@@ -9,6 +9,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 HUB_ID = r"[\w.-]+/[\w.-]+"
+_PIECES, _PIECE = 16, 1 << 20  # of a file that is compared, and the bytes of each
 SHIPPED = {"unireal-tiny": Path(__file__).parent.parent / "checkpoints" / "unireal-tiny"}
 
 
@@ -27,10 +28,11 @@ def check_model_folder(path: Path) -> None:
         if not file.is_file():
             raise ValueError(f"model folder {str(file.parent)!r} lacks {file.name}; save the model again")
         if part not in configs:
-            _check_weights(file.parent)
+            check_weights(file.parent)
 
 
-def _check_weights(folder: Path) -> None:
+def check_weights(folder: Path) -> None:
+    """Raises ValueError if a model's folder holds no safetensors, pickled weights alone, or damaged ones."""
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
         pickled = [f.name for f in folder.glob("*") if f.suffix in (".bin", ".pt", ".pth", ".ckpt", ".pkl")]
@@ -38,19 +40,25 @@ def _check_weights(folder: Path) -> None:
         raise ValueError(f"model folder {str(folder)!r} cannot be loaded: {found}; save it as safetensors")
     for file in weights:
         try:
-            safe_open(file, "pt")
+            with safe_open(file, "pt"):
+                pass
         except SafetensorError as error:
             raise ValueError(f"weights {str(file)!r} are damaged ({error}); fetch them again") from error
 
 
-def encoders_fingerprint(folder: Path) -> str:
-    """Tells whether two models encode texts and pictures alike: a hash of the names, sizes and first MiB of the files
-    of tokenizer, text encoder and VAE."""
+def fingerprint(folder: Path, *patterns: str) -> str:
+    """Tells models apart: a hash of the names, the sizes and 16 pieces, 16 MiB in all, of the files that match."""
     digest = hashlib.sha256()
-    for part in ("tokenizer", "text_encoder", "vae"):
-        for file in sorted((folder / part).glob("*")):
-            if file.is_file():
-                digest.update(f"{part}/{file.name} {file.stat().st_size}\n".encode())
-                with file.open("rb") as opened:
-                    digest.update(opened.read(1 << 20))
+    for file in sorted({file for pattern in patterns for file in folder.glob(pattern) if file.is_file()}):
+        size = file.stat().st_size
+        digest.update(f"{file.relative_to(folder).as_posix()} {size}\n".encode())
+        with file.open("rb") as opened:
+            for piece in range(_PIECES):
+                opened.seek(max(0, size - _PIECE) * piece // (_PIECES - 1))
+                digest.update(opened.read(_PIECE))
     return digest.hexdigest()[:32]
+
+
+def encoders_fingerprint(folder: Path) -> str:
+    """Tells whether two models encode texts and pictures alike."""
+    return fingerprint(folder, "tokenizer/*", "text_encoder/*", "vae/*")

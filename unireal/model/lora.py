@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from unireal.files import replacing
 from unireal.model.transformer import UniRealTransformer
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")  # what CogVideoX's own LoRAs adapt
@@ -40,7 +42,8 @@ def add_lora(
             raise ValueError(
                 f"no layer's name ends in {target!r}; LoRA targets are e.g. {', '.join(ATTENTION)}, proj_out"
             )
-    _add(transformer, LoraConfig(r=rank, lora_alpha=alpha or rank, target_modules=list(targets)), name)  # type: ignore[arg-type]
+    scale: Any = rank if alpha is None else alpha  # peft says int, and takes any number
+    _add(transformer, LoraConfig(r=rank, lora_alpha=scale, target_modules=list(targets)), name)
 
 
 def save_lora(transformer: UniRealTransformer, folder: str | Path, name: str = "default") -> None:
@@ -51,7 +54,8 @@ def save_lora(transformer: UniRealTransformer, folder: str | Path, name: str = "
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     weights = get_peft_model_state_dict(transformer, adapter_name=name)
-    save_file({k: v.contiguous().cpu() for k, v in weights.items()}, folder / WEIGHTS)
+    with replacing(folder / WEIGHTS) as unfinished:
+        save_file({k: v.contiguous().cpu() for k, v in weights.items()}, unfinished)
     configs[name].save_pretrained(folder)
 
 

@@ -66,7 +66,8 @@ class PackedSequence:
     segments: their division, in order; the lengths add up to N.
     temb:     (B, S, T) time embeddings that segments refer to.
     rotary:   cos, sin float32 (N, E) each, or None where positions were added to the tokens.
-    keys:     bool (B, N), False for padded text; None if nothing is padded.
+    keys:     bool (B, N), False for padded text; None if nothing is padded. Or float (B, N): what is added to a token's
+              scores as a key, -inf for padded text.
     isolated: text and input frames do not attend to result frames.
     constant: for `pack` to take over in the next step.
     """
@@ -114,6 +115,17 @@ def check_frames(
     if num_inputs and (roles is None or roles.shape[1] != num_inputs):
         got = None if roles is None else tuple(roles.shape)
         raise ValueError(f"roles must be (B, {num_inputs}) for {num_inputs} input frames, got {got}")
+
+
+def token_grid(frame: torch.Tensor, patch: int) -> tuple[int, int]:
+    """(rows, columns) of tokens of a latent frame (B, C, H, W). Raises ValueError if tokens would leave a rest."""
+    height, width = frame.shape[-2:]
+    if height % patch or width % patch:
+        raise ValueError(
+            f"a latent frame of {height}x{width} cannot be cut into tokens of {patch}x{patch}; pad it with "
+            "unireal.model.packing.pad_to_multiple"
+        )
+    return height // patch, width // patch
 
 
 def with_text(rotary: tuple[torch.Tensor, torch.Tensor], text_length: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -16,7 +16,8 @@ from unireal.prompts import referring_words
 
 _FIELDS = ("features", "mask", "referring")
 _CACHE_SIZE = 512  # prompts; those of T5-XXL take 4 MB each
-_CACHES: WeakKeyDictionary[T5EncoderModel, OrderedDict[str, TextFeatures]] = WeakKeyDictionary()
+# (prompt, length that it is padded to) -> features
+_CACHES: WeakKeyDictionary[T5EncoderModel, OrderedDict[tuple[str, int], TextFeatures]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -104,12 +105,13 @@ class TextEncoder:
         if not self.pad_to_max or not self.frozen:
             return self.encode_tokens(self.tokenize(prompts))
         cache = _CACHES.setdefault(self.model, OrderedDict())
-        new = [p for p in dict.fromkeys(prompts) if p not in cache]
+        new = [p for p in dict.fromkeys(prompts) if (p, self.max_length) not in cache]
         if new:
             fresh = self.encode_tokens(self.tokenize(new)).to(torch.device("cpu"), self.model.dtype)
             for i, prompt in enumerate(new):
-                cache[prompt] = TextFeatures(*(getattr(fresh, f)[i : i + 1].clone() for f in _FIELDS))
-        rows = [cache[p] for p in prompts]
+                row = TextFeatures(*(getattr(fresh, f)[i : i + 1].clone() for f in _FIELDS))
+                cache[prompt, self.max_length] = row
+        rows = [cache[prompt, self.max_length] for prompt in prompts]
         while len(cache) > _CACHE_SIZE:
             cache.popitem(last=False)
         return TextFeatures(*(torch.cat([getattr(r, f) for r in rows]) for f in _FIELDS))

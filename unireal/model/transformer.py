@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
 from diffusers.loaders import PeftAdapterMixin
 from diffusers.models.cache_utils import CacheMixin
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
@@ -22,6 +21,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 
 from unireal.model.blocks import KeyValueMemory, OutputNorm, UniRealBlock
+from unireal.model.configuration import check_config
 from unireal.model.embeddings import (
     PatchEmbed,
     PooledText,
@@ -32,15 +32,10 @@ from unireal.model.embeddings import (
 )
 from unireal.model.initialization import initialize_weights
 from unireal.model.noise_schedule import NoiseSchedule, unit_variance
-from unireal.model.packing import Constant, PackedSequence, check_frames, unpatchify, with_text
+from unireal.model.packing import Constant, PackedSequence, check_frames, token_grid, unpatchify, with_text
 from unireal.sample import Role
 
 TRAIN_STEPS = 1000  # the time embedding's unit: t in 0..1 is embedded as 0..1000, as in diffusers
-
-# diffusers' own caches (FirstBlockCache, MagCache, ...) need to know what a block returns
-TransformerBlockRegistry.register(
-    UniRealBlock, TransformerBlockMetadata(return_hidden_states_index=0, return_encoder_hidden_states_index=None)
-)
 
 
 class UniRealTransformer(ModelMixin, ConfigMixin, CacheMixin, PeftAdapterMixin):
@@ -101,13 +96,7 @@ class UniRealTransformer(ModelMixin, ConfigMixin, CacheMixin, PeftAdapterMixin):
         place_heads: int = 0,
     ):
         super().__init__()
-        if (prediction_type == "v_prediction") != (noise_schedule is not None):
-            raise ValueError(
-                f"noise_schedule belongs to prediction_type 'v_prediction' and to no other, got {noise_schedule!r} for "
-                f"{prediction_type!r}"
-            )
-        if attention_head_dim % 16:
-            raise ValueError(f"attention_head_dim must be a multiple of 16 (3D positions), got {attention_head_dim}")
+        check_config(self.config)
         dim = num_attention_heads * attention_head_dim
         self.noise_schedule = None if noise_schedule is None else NoiseSchedule(**noise_schedule)
         self.patch_embed = PatchEmbed(patch_size, in_channels, dim, text_embed_dim)
@@ -155,7 +144,7 @@ class UniRealTransformer(ModelMixin, ConfigMixin, CacheMixin, PeftAdapterMixin):
         referring:     int64 (B, L), 1 + index of the image that a text token names (IMG1.., then RES1..), else 0.
 
         Returns R tensors shaped like hidden_states: the velocity, the clean latents or v, by config.prediction_type.
-        Raises ValueError if there are more frames than the index tables hold.
+        Raises ValueError for more frames than the index tables hold, or sizes that the patch size does not divide.
         """
         sequence = self.pack(
             hidden_states, timestep, encoder_hidden_states, condition, roles, encoder_attention_mask, referring
@@ -212,7 +201,7 @@ class UniRealTransformer(ModelMixin, ConfigMixin, CacheMixin, PeftAdapterMixin):
     ) -> Constant:
         """What of a sequence depends neither on times nor on what is in the result frames."""
         config, frames, count = self.config, [*condition, *results], len(condition)
-        grids = [(f.shape[-2] // config.patch_size, f.shape[-1] // config.patch_size) for f in frames]
+        grids = [token_grid(frame, config.patch_size) for frame in frames]
         starts = frame_times(count, len(results), config.frame_span)
         positions = frame_positions(starts, grids, config.base_grid).to(text.device)  # (N - L, 3)
         lengths = [rows * columns for rows, columns in grids]
@@ -238,14 +227,18 @@ class UniRealTransformer(ModelMixin, ConfigMixin, CacheMixin, PeftAdapterMixin):
             isolated=config.condition_attention == "isolated",
         )
 
-    def run(self, sequence: PackedSequence, memory: KeyValueMemory | None = None) -> torch.Tensor:
-        """All blocks: tokens (B, N, D) -> (B, N, D)."""
+    def run(
+        self, sequence: PackedSequence, memory: KeyValueMemory | None = None, outputs: list[torch.Tensor] | None = None
+    ) -> torch.Tensor:
+        """All blocks: tokens (B, N, D) -> (B, N, D). outputs: a list that gets the tokens after every block."""
         x = sequence.tokens
         for layer, block in enumerate(self.transformer_blocks):
             if torch.is_grad_enabled() and self.gradient_checkpointing:
                 x = self._gradient_checkpointing_func(block, x, sequence, layer, memory)  # (B, N, D)
             else:
                 x = block(x, sequence, layer, memory)  # (B, N, D)
+            if outputs is not None:
+                outputs.append(x)
         return x
 
     def head(

@@ -8,20 +8,20 @@ at first more frames of the same video.
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKLCogVideoX, CogVideoXTransformer3DModel, FlowMatchEulerDiscreteScheduler
 from huggingface_hub import snapshot_download
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, T5EncoderModel
 
+from unireal.arguments import Parser, at_least_one
+from unireal.model.folder import HUB_ID, check_weights
 from unireal.model.text_encoder import add_referring_tokens
 from unireal.model.transformer import UniRealTransformer
 from unireal.sample import Role
@@ -142,7 +142,7 @@ def convert(source: str | Path, output: Path, dtype: torch.dtype | None = None, 
         raise ValueError(f"output {str(output)!r} exists already; give another --output")
     root = _locate(source, ("transformer", "scheduler", "text_encoder", "tokenizer", "vae"))
     for part in ("text_encoder", "vae"):
-        _check_safetensors(root / part)
+        check_weights(root / part)
     transformer = load_transformer(root, dtype=dtype, **overrides)
     dtype, config = transformer.dtype, transformer.config
     tokenizer = AutoTokenizer.from_pretrained(root / "tokenizer")
@@ -169,7 +169,7 @@ def _locate(source: str | Path, parts: tuple[str, ...]) -> Path:
     """The folder of a model, downloaded first if it is a hub id."""
     if Path(source).is_dir():
         return Path(source)
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
+    if not re.fullmatch(HUB_ID, str(source)):
         raise ValueError(
             f"video model {str(source)!r} is neither a folder nor a hub id; give e.g. zai-org/CogVideoX-2b"
         )
@@ -190,24 +190,9 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not JSON ({error})") from error
 
 
-def _check_safetensors(folder: Path) -> None:
-    if not folder.is_dir():
-        raise ValueError(f"{folder} is missing; give a CogVideoX folder as diffusers saves it")
-    files = list(folder.glob("*.safetensors"))
-    for file in files:
-        try:
-            safe_open(file, "pt")
-        except SafetensorError as error:
-            raise ValueError(f"{file} is damaged ({error}); download the model again") from error
-    if not files:
-        pickled = [f.name for f in folder.iterdir() if f.suffix in (".bin", ".pt", ".pth", ".ckpt", ".pkl")]
-        found = f" but pickled ones ({pickled[0]})" if pickled else ""
-        raise ValueError(f"{folder} holds no safetensors weights{found}; save them as safetensors")
-
-
 def _load_weights(folder: Path) -> dict[str, torch.Tensor]:
     """All tensors of a transformer's folder, of one file or of several with an index."""
-    _check_safetensors(folder)
+    check_weights(folder)
     index = folder / f"{WEIGHTS}.index.json"
     names = sorted(set(_read_json(index)["weight_map"].values())) if index.is_file() else [WEIGHTS]
     weights: dict[str, torch.Tensor] = {}
@@ -218,31 +203,22 @@ def _load_weights(folder: Path) -> dict[str, torch.Tensor]:
     return weights
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """One line instead of the usage as well."""
-        print(f"video_prior: {message}; see --help", file=sys.stderr)
-        sys.exit(2)
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 0 done, 2 bad input."""
-    parser = _Parser(prog="python -m unireal.model.video_prior", description=__doc__.splitlines()[0])
+    parser = Parser(prog="python -m unireal.model.video_prior", description=__doc__.splitlines()[0])
     parser.add_argument("source", metavar="SOURCE", help="folder or hub id of CogVideoX-2b or CogVideoX-5b")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="new folder of the pipeline")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="of all parts (default: as stored)")
-    parser.add_argument("--max-inputs", type=int, default=8, help="how many input images IMG1.. there are")
+    parser.add_argument("--max-inputs", type=at_least_one, default=8, help="how many input images IMG1.. there are")
     parser.add_argument("--condition-attention", choices=("full", "isolated"), default="full",
                         help="isolated: text and inputs do not see results, so that they can be cached")  # fmt: skip
     options = parser.parse_args(arguments)
     dtype = None if options.dtype is None else getattr(torch, options.dtype)
     overrides = {"max_inputs": options.max_inputs, "condition_attention": options.condition_attention}
     try:
-        if options.max_inputs < 1:
-            raise ValueError(f"--max-inputs must be at least 1, got {options.max_inputs}")
         convert(options.source, options.output, dtype, **overrides)
     except (ValueError, OSError) as error:
-        print(f"video_prior: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     print(f"model saved to {options.output}")
     return 0

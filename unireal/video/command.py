@@ -19,9 +19,11 @@ Make = Callable[[Iterable[np.ndarray] | None], Iterator[np.ndarray]]  # source f
 
 
 def add_video_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--video", metavar="PATH", help="video to edit")
-    parser.add_argument("--num-frames", type=int, metavar="N", help="how many frames come out (default: all; t2v: 4)")
-    parser.add_argument("--fps", type=_rate, metavar="R", help=f"frames a second of a new video ({DEFAULT_RATE})")
+    add = parser.add_argument_group("videos").add_argument
+    add("--video", metavar="PATH", help="video to edit")
+    add("--num-frames", type=int, metavar="N",
+        help="how many frames come out (default: all; of a new video 4, besides a canvas)")  # fmt: skip
+    add("--fps", type=_rate, metavar="R", help=f"frames a second of a new video (default: {DEFAULT_RATE})")
 
 
 def _rate(text: str) -> Fraction:

@@ -31,6 +31,7 @@ from unireal.transforms import load_image
 from unireal.video.files import VideoFile
 
 OVERLAP = 1  # frames that two windows share
+Interrupted = Callable[[], bool]
 Generate = Callable[[Sample], list[np.ndarray]]  # a window -> its results, uint8 (H, W, 3)
 
 
@@ -42,11 +43,13 @@ def window_length(request: Request) -> int:
 def open_clip(video: str | Path | Iterable[Any] | None) -> Iterable[np.ndarray] | None:
     """The frames of a path, or of pictures, as uint8 (H, W, 3), when they are asked for.
 
-    Raises ValueError for a file that is no video and, when they come, for frames that are no pictures or not of one
+    Raises ValueError for what is no video and, when they come, for frames that are no pictures or not of one
     size.
     """
     if isinstance(video, str | Path):
         return VideoFile(video)
+    if video is not None and not isinstance(video, Iterable):
+        raise ValueError(f"a video is the path of a file or a list of pictures, got a {type(video).__name__}")
     return None if video is None else _of_one_size(video)
 
 
@@ -70,23 +73,32 @@ def first_window(request: Request, clip: Iterable[np.ndarray] | None) -> Request
 
 
 def video_frames(
-    request: Request, clip: Iterable[np.ndarray] | None, native_size: tuple[int, int], generate: Generate
+    request: Request,
+    clip: Iterable[np.ndarray] | None,
+    native_size: tuple[int, int],
+    generate: Generate,
+    interrupted: Interrupted = lambda: False,
 ) -> Iterator[np.ndarray]:
     """The frames of the result, uint8 (H, W, 3), as they are made.
 
     request: of a task whose results are videos. clip: the frames to edit, uint8 (H, W, 3), for a task that takes some;
     request.num_frames is how many of them. Without clip it is the number of frames of the result, the canvas included.
-    generate: makes the results of a window. Raises ValueError for whatever does not fit the task.
+    generate: makes the results of a window. interrupted: asked after every window whether it was the last one.
+    Raises ValueError for whatever does not fit the task.
     """
     takes_clip = any(slot.clip for slot in get_task(request.task).slots)
     if clip is not None or takes_clip:
-        yield from _edited(request, islice(clip or (), request.num_frames), native_size, generate)
+        yield from _edited(request, islice(clip or (), request.num_frames), native_size, generate, interrupted)
     else:
-        yield from _continued(request, native_size, generate)
+        yield from _continued(request, native_size, generate, interrupted)
 
 
 def _edited(
-    request: Request, clip: Iterator[np.ndarray], native_size: tuple[int, int], generate: Generate
+    request: Request,
+    clip: Iterator[np.ndarray],
+    native_size: tuple[int, int],
+    generate: Generate,
+    interrupted: Interrupted,
 ) -> Iterator[np.ndarray]:
     """The last OVERLAP results of a window are held back until the next window has made them too."""
     length = window_length(request)
@@ -97,7 +109,7 @@ def _edited(
         raise ValueError("a video of one frame was given; edit it as a picture, or give a longer video")
     results = generate(first)[: len(sources)]
     yield from results[:-OVERLAP]
-    while coming := list(islice(clip, length - OVERLAP)):
+    while not interrupted() and (coming := list(islice(clip, length - OVERLAP))):
         known = length - len(coming)  # more than OVERLAP in the last window, which is as long as the others
         sources = sources[-known:] + coming
         reference: dict[str, Any] = {} if scaffold is None else {scaffold: (results[-known],)}
@@ -109,7 +121,9 @@ def _edited(
     yield from results[-OVERLAP:]
 
 
-def _continued(request: Request, native_size: tuple[int, int], generate: Generate) -> Iterator[np.ndarray]:
+def _continued(
+    request: Request, native_size: tuple[int, int], generate: Generate, interrupted: Interrupted
+) -> Iterator[np.ndarray]:
     total = request.num_frames or window_length(request) + len(request.canvas)
     if request.num_results is None:
         request = replace(request, num_results=_even_length(request, total - len(request.canvas)))
@@ -121,6 +135,8 @@ def _continued(request: Request, native_size: tuple[int, int], generate: Generat
         yield from frames[: total - count]
         count += len(frames)
         request = replace(request, canvas=frames[-1:])
+        if interrupted():
+            return
 
 
 def _even_length(request: Request, frames: int) -> int:
