@@ -211,6 +211,15 @@ def test_batches_resume_after_any_batch(workers):
         assert batch.numbers == expected.numbers and state == expected_state
 
 
+def test_buckets_overfull_at_a_resume_are_emptied():
+    """As they are with a smaller size of batches, or with other weights of the recipes."""
+    config = DataConfig(DEBUG.data.sources, batch_size=16, seed=5)
+    *_, (_, state) = islice(BucketedBatches(config), 6)
+    *_, (batch, last) = islice(BucketedBatches(replace(config, batch_size=2), state=state), 300)
+    assert len(batch.numbers) == 2
+    assert len(last[0]["waiting"]) < 40  # about one for each kind of sample
+
+
 def test_padding_is_below_five_percent_of_the_tokens(monkeypatch):
     config = EXPERIMENTS["tiny"]
     monkeypatch.setattr(start, "_VOCABULARY_SAMPLES", 1500)

@@ -51,8 +51,9 @@ class Lane:
             else:
                 place, sample = self.mixture.next_placed()
             key = self._put(place, sample)
-            if key is not None and len(self.buckets[key]) == self.config.batch_size:
-                return self._batch(self.buckets.pop(key))
+            # Restored samples can overfill a bucket at once where weights or the size of batches were changed meanwhile.
+            if key is not None and len(self.buckets[key]) >= self.config.batch_size:
+                return self._batch(self._taken(key))
 
     def state(self) -> dict[str, Any]:
         waiting = [place for bucket in self.buckets.values() for place, _ in bucket]
@@ -68,6 +69,13 @@ class Lane:
         key = sample.layout, len(sample.instruction) // _TEXT_STEP
         self.buckets.setdefault(key, []).append((place, sample))
         return key
+
+    def _taken(self, key: tuple[Layout, int]) -> list[tuple[dict[str, Any], Sample]]:
+        """One batch of a bucket; what is left waits on."""
+        bucket, size = self.buckets.pop(key), self.config.batch_size
+        if len(bucket) > size:
+            self.buckets[key] = bucket[size:]
+        return bucket[:size]
 
     def _batch(self, bucket: list[tuple[dict[str, Any], Sample]]) -> Batch:
         samples = [sample for _, sample in bucket]
