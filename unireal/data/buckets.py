@@ -51,7 +51,7 @@ class Lane:
             else:
                 place, sample = self.mixture.next_placed()
             key = self._put(place, sample)
-            # Restored samples can overfill a bucket at once where weights or the size of batches were changed meanwhile.
+            # Samples that waited at a resume may overfill a bucket, with other weights or smaller batches.
             if key is not None and len(self.buckets[key]) >= self.config.batch_size:
                 return self._batch(self._taken(key))
 
