@@ -88,7 +88,8 @@ def test_the_log_has_losses_by_task_and_time(run):
     log = EventAccumulator(str(folder))
     log.Reload()
     names = set(log.Tags()["scalars"])
-    assert {"loss", "gradient norm", "learning rate", "share of time waiting for data"} <= names
+    assert {"loss", "gradient norm", "learning rate"} <= names
+    assert {"share of time waiting for data", "samples waiting for a batch", "bad records"} <= names
     assert {n.removeprefix("loss by task/") for n in names if n.startswith("loss by task/")} <= set(TASKS)
     assert any(n.startswith("loss by task/") for n in names)
     assert {n for n in names if n.startswith("loss by time/")} <= {f"loss by time/{b / 5:.1f}" for b in range(5)}

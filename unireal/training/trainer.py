@@ -171,13 +171,16 @@ class Trainer:
             self._losses[f"loss by time/{low:.1f}"].append(loss)
 
     def _log(self, bar: tqdm, waiting: float, lanes: list[dict[str, Any]]) -> None:
-        bad = sum(lane["mixture"].get("bad", 0) for lane in lanes)
+        sums = {
+            "bad records": [sum(lane["mixture"].get("bad", 0) for lane in lanes)],
+            "samples waiting for a batch": [sum(len(lane["waiting"]) for lane in lanes)],
+        }
         collected: dict[str, list[float]] = defaultdict(list)
-        for losses in gather_object([dict(self._losses) | {"bad records": [bad]}]):
+        for losses in gather_object([dict(self._losses) | sums]):
             for name, values in losses.items():
                 collected[name] += values
         means = {name: float(np.mean(values)) for name, values in collected.items()}
-        means["bad records"] = float(sum(collected["bad records"]))
+        means |= {name: float(sum(collected[name])) for name in sums}
         means["share of time waiting for data"] = waiting
         means["learning rate"] = self.optimizers[0].param_groups[0]["lr"]
         self.accelerator.log(means, step=self.step)
