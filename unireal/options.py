@@ -55,13 +55,18 @@ def task_table() -> list[dict]:
         {
             "task": spec.name,
             "summary": spec.summary,
-            "inputs": [str(slot) + (" (optional)" if slot.optional else "") for slot in spec.slots]
-            + (["--expand"] if spec.prepare == "expand" else []),
+            "inputs": _inputs(spec),
             "context": spec.context,
             "example": spec.example or spec.default_prompt,
         }
         for spec in TASKS.values()
     ]
+
+
+def _inputs(spec: TaskSpec) -> list[str]:
+    """What a task takes, as words."""
+    slots = [str(slot) + (" (optional)" if slot.optional else "") for slot in spec.slots]
+    return slots + (["--expand"] if spec.prepare == "expand" else [])
 
 
 def listing() -> str:
@@ -164,7 +169,7 @@ def _described(spec: TaskSpec) -> str:
     sizes = [f"the {placed[0].option}'s" + (" and the borders" if spec.prepare == "expand" else "")] if placed else []
     sizes += ["the model's"] if not placed or placed[0].optional else []
     rows = {
-        "takes": ", ".join(next(t["inputs"] for t in task_table() if t["task"] == spec.name)) or "no pictures",
+        "takes": ", ".join(_inputs(spec)) or "no pictures",
         "prompt": "needed" if spec.default_prompt is None else f"optional; without one: {spec.default_prompt}",
         "context": spec.context,
         "gives": result,

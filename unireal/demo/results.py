@@ -25,9 +25,8 @@ class Results:
 
     def __init__(self, spec: TaskSpec):
         self.spec = spec
-        self.status = gr.HTML(status("fill in the form and press Run, or click an example first" if examples_of(spec)
-                                     else "fill in the form and press Run"),
-                              label="status", elem_classes=["status"])  # fmt: skip
+        hint = "fill in the form and press Run" + (", or click an example first" if examples_of(spec) else "")
+        self.status = gr.HTML(status(hint), label="status", elem_classes=["status"])
         compared = any(slot.role is not Role.ASSET for slot in spec.slots) and not spec.video
         with gr.Tabs():
             with gr.Tab("Result"):

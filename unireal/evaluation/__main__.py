@@ -20,9 +20,9 @@ from typing import Any
 
 import torch
 
+from unireal.arguments import usable_device
 from unireal.evaluation import BENCHMARKS
 from unireal.evaluation.benchmarks import PUBLIC
-from unireal.evaluation.benchmarks.base import device
 from unireal.evaluation.measures.frames import load_frame_encoder
 from unireal.evaluation.models import Source
 from unireal.evaluation.options import BATCH, COMMANDS, WORLD_LIMIT, overview, parse
@@ -67,7 +67,9 @@ def _world(options: argparse.Namespace) -> Callable[[], str]:
         seed=options.seed or 0,
         only=options.only or (),
         pictured=options.pictures or PICTURED,
-        frame_encoder=None if options.frame_encoder is None else load_frame_encoder(options.frame_encoder, device()),
+        frame_encoder=None
+        if options.frame_encoder is None
+        else load_frame_encoder(options.frame_encoder, usable_device("auto")),
     )
     options.output.mkdir(parents=True, exist_ok=True)
     unfinished = None
@@ -93,7 +95,7 @@ def _world(options: argparse.Namespace) -> Callable[[], str]:
 def _load(options: argparse.Namespace) -> tuple[Callable[..., Any], dict[str, Any]]:
     """The model as (samples, seed) -> results, and the settings that it runs with."""
     source = Source(options.model, options.dtype or Source.dtype, options.lora)
-    pipeline = source.ours(device())
+    pipeline = source.ours(usable_device("auto"))
     given = {
         "num_inference_steps": options.steps,
         "guidance": options.guidance,

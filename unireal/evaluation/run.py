@@ -6,8 +6,9 @@ import argparse
 from collections.abc import Sequence
 from importlib.metadata import version
 
+from unireal.arguments import usable_device
 from unireal.evaluation import html
-from unireal.evaluation.benchmarks.base import PICKSCORE, Benchmark, Chosen, Networks, device
+from unireal.evaluation.benchmarks.base import PICKSCORE, Benchmark, Chosen, Networks
 from unireal.evaluation.generate import adopt, check_settings, complete, generate
 from unireal.evaluation.measures import similarity
 from unireal.evaluation.measures.base import Measure
@@ -53,9 +54,9 @@ def run(benchmark: Benchmark, options: argparse.Namespace) -> str:
     if not made:
         raise ValueError(f"{folder.path} holds no pictures of {benchmark.name}; generate them first")
     folder.write_settings(folder.settings() | {"limit": options.limit, "versions": versions()})
-    found, left_out = usable(_measures(chosen, items, Networks(backbones, device()), also), items)
+    found, left_out = usable(_measures(chosen, items, Networks(backbones, usable_device("auto")), also), items)
     of_set = [name for name in also if name in OF_SETS]
-    network = inception(device()) if of_set else None
+    network = inception(usable_device("auto")) if of_set else None
     if not found and not of_set:
         raise ValueError(f"no item of {benchmark.name} has the captions for {', '.join(left_out)}")
     rows = score(benchmark, items, found, folder, options.workers)
@@ -118,7 +119,7 @@ def _model(options: argparse.Namespace) -> Model:
         return lookup({"copy": Copy}, options.baseline, "baseline")()
     return load_model(
         Source(options.model, options.dtype or Source.dtype, options.lora),
-        device(),
+        usable_device("auto"),
         num_inference_steps=options.steps,
         guidance_scale=options.guidance,
         image_guidance_scale=options.image_guidance,

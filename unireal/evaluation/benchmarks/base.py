@@ -8,8 +8,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from unireal.evaluation.measures.base import Measure
 from unireal.evaluation.results import Item
 from unireal.names import lookup
@@ -156,7 +154,3 @@ def chosen(items: list[Item], limit: int | None) -> list[Item]:
 def edit_type(benchmark: str, category: str) -> str | None:
     """As in unireal.taxonomy, but None for a category that it does not know: data sets grow."""
     return CATEGORIES.get(benchmark, {}).get(category)
-
-
-def device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -9,6 +9,7 @@ from typing import Any
 
 from PIL import Image
 
+from unireal.arguments import usable_device
 from unireal.evaluation.judge.replies import Budget, Reply
 
 
@@ -21,7 +22,6 @@ class LocalVLM:
     """
 
     def __init__(self, name: str, budget: Budget | None = None, device: str | None = None, max_reply: int = 1024):
-        import torch
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
         try:
@@ -30,7 +30,7 @@ class LocalVLM:
         except (OSError, ValueError, KeyError) as error:
             reason = str(error).strip().splitlines()[0]
             raise ValueError(f"local judge {name!r} cannot be loaded ({reason}); give a folder or hub id") from error
-        self._model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
+        self._model.to(device or usable_device("auto")).eval()
         commit = getattr(self._model.config, "_commit_hash", None)
         self.model = f"{name}@{commit}" if commit else str(name)
         self.budget = budget or Budget()

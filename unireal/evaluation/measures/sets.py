@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from unireal.arguments import usable_device
 from unireal.evaluation.results import COPY, MODEL, ItemResult, RunFolder, SummaryRow
 
 NAMES = ("fid", "kid")
@@ -83,7 +84,7 @@ def _features(paths: Sequence[Path], network: Callable[[torch.Tensor], torch.Ten
     """float (N, D) of files, resized as clean-fid does."""
     from cleanfid import fid
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(usable_device("auto"))
     files = [str(path) for path in paths]
     return fid.get_files_features(files, network, 0, 32, device, mode="clean", verbose=False)
 
