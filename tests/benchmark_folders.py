@@ -181,6 +181,30 @@ def imgedit(root: Path) -> Path:
     return root
 
 
+def imgedit_uge(root: Path) -> Path:
+    listed = {
+        "1": {"id": "000029784.jpg", "prompt": "Remove the lemon slice inside the glass."},
+        "19": {"id": "000301480.jpg", "prompt": "Change the cars to match the one on the left."},
+    }
+    for number, entry in enumerate(listed.values()):
+        save(root / "Benchmark" / "hard" / entry["id"], picture((40, 56), seed=number))
+    path = root / "Benchmark" / "UGE" / "UGE_edit.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps(listed))
+    return root
+
+
+def imgedit_multi(root: Path) -> Path:
+    """One session per suite, of two or three turns; despite its name the list has a JSON object in each line."""
+    turns = {"content_memory": 3, "content_understand": 2, "version_backtrace": 2}
+    for number, (suite, count) in enumerate(turns.items()):
+        session = {"id": "000066341.jpg"} | {f"turn{k}": f"Edit {k} of {suite}." for k in range(1, count + 1)}
+        folder = root / "Benchmark" / "multiturn" / suite
+        save(folder / session["id"], picture((40, 48), seed=number))
+        (folder / "annotation.json").write_text(json.dumps(session) + "\n")
+    return root
+
+
 def gedit(root: Path) -> Path:
     rows = [
         {
@@ -327,6 +351,7 @@ def brushbench(root: Path) -> Path:
 FOLDERS: dict[str, Callable[[Path], Path]] = {
     **{"emu_edit": emu_edit, "magicbrush": magicbrush, "magicbrush_multi": magicbrush, "dreambench": dreambench},
     **{"pie_bench": pie_bench, "imgedit": imgedit, "gedit": gedit, "editeval": editeval, "tgve": tgve, "ditto": ditto},
+    **{"imgedit_uge": imgedit_uge, "imgedit_multi": imgedit_multi},
     **{"nyu_depth": nyu_depth, "diode": diode, "refcoco": refcoco, "reasonseg": reasonseg, "brushbench": brushbench},
     **dict.fromkeys(("refcoco+", "refcocog"), refcoco),
 }

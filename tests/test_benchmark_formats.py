@@ -37,6 +37,14 @@ def _text(name, content):
     return lambda root: next(root.rglob(name)).write_text(content)
 
 
+def _lost(name):
+    return lambda root: shutil.rmtree(next(root.rglob(name)))
+
+
+def _multi(content):
+    return _text("content_memory/annotation.json", content)
+
+
 def _without(column):
     def change(root):
         for path in root.rglob("*.parquet"):
@@ -53,6 +61,12 @@ def _without(column):
         ("pie_bench", _entries(mask=[1]), "starts and lengths come in pairs"),
         ("pie_bench", _text("mapping_file.json", "[1]"), "is not a JSON object of objects"),
         ("imgedit", _entries(prompt=None), "entry '1082', lacks prompt"),
+        ("imgedit_uge", _text("UGE_edit.json", '{"1": {"id": "a.jpg"}}'), "entry '1', lacks prompt; it has id"),
+        ("imgedit_multi", _multi('{"1": {"id": "a.jpg", "turn1": "x"}}'), "annotation.json, line 1, lacks id, turn1"),
+        ("imgedit_multi", _multi('{"id": "a", "turn1": "x", "turn3": "y"}'), "has turn1, turn3; expected turn1, turn2"),
+        ("imgedit_multi", _multi('{"id": "a.jpg", "turn1": null}'), "line 1, has an id or turn that is no text"),
+        ("imgedit_multi", _multi('\n{"id": "a.jpg",'), "annotation.json, line 2, is not JSON"),
+        ("imgedit_multi", _lost("version_backtrace"), "holds no version_backtrace/annotation.json; give the folder"),
         ("brushbench", _entries(inpainting_mask="a b"), "no list of whole numbers: 'a b'"),
         ("brushbench", _entries(caption=None), "lacks caption"),
         ("magicbrush", _text("edit_sessions.json", '{"1": {}}'), "is not a JSON object of lists"),
@@ -139,6 +153,19 @@ def test_tgves_sheet_may_be_an_excel_file(tmp_path):
     path.unlink()
     items = PUBLIC["tgve"].items(tmp_path)
     assert [(item.id, item.texts) for item in items] == [(item.id, item.texts) for item in expected]
+
+
+def test_editevals_sheet_may_begin_with_the_first_class(tmp_path):
+    """In one of its versions the first class is the heading of the column of classes."""
+    import openpyxl
+
+    root = FOLDERS["editeval"](tmp_path)
+    expected = [(item.id, item.texts) for item in PUBLIC["editeval"].items(root)]
+    path = next(root.rglob("*.xlsx"))
+    book = openpyxl.load_workbook(path)
+    book.active["A1"], book.active["A2"] = "Object Addition", None
+    book.save(path)
+    assert [(item.id, item.texts) for item in PUBLIC["editeval"].items(root)] == expected
 
 
 def test_an_object_without_an_outline_has_no_score(tmp_path):

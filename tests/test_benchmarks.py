@@ -138,6 +138,16 @@ def test_pie_bench_of_both_sources(data, tmp_path):
     assert hub[0].arrays["mask"]()[10, :100].all() and hub[0].instruction == "a dog"
 
 
+def test_imgedits_further_suites(data):
+    uge, turns = (PUBLIC[name].items(data(name)) for name in ("imgedit_uge", "imgedit_multi"))
+    assert [(item.id, item.aliases) for item in uge] == [("1", ("1",)), ("19", ("19",))]
+    assert np.abs(uge[1].inputs[0]().astype(int) - picture((40, 56), seed=1)).mean() < 12  # JPEG
+    assert [item.category for item in turns].count("content_memory") == 3 and len(turns) == 7
+    assert [item.after for item in turns[:4]] == [None, turns[0].id, turns[1].id, None]
+    assert turns[2].id == "content_memory_000066341_3" and turns[2].instruction == "Edit 3 of content_memory."
+    assert all(item.scored for item in turns)
+
+
 def test_gedit_by_language_and_intersection(data):
     english, chinese = (PUBLIC["gedit"].items(data("gedit"), split) for split in ("en", "cn"))
     assert len(english) == 4 and len(chinese) == 2 and chinese[0].instruction == "加一只狗"
@@ -371,9 +381,13 @@ def test_a_diffusers_pipeline_is_a_model(evaluate, pix2pix, tmp_path):
     assert line.frames == 4 and len(pictures_of(tmp_path / "video")) == 4
 
 
-def test_killed_and_resumed_equals_uninterrupted(data, evaluate, tiny_pipeline_folder, tmp_path, monkeypatch):
-    options = ("--model", tiny_pipeline_folder, "--steps", 1, "--only", "L1,CLIP-I")
-    assert evaluate("magicbrush_multi", tmp_path / "whole", *options) == 0
+@pytest.mark.parametrize(("name", "metrics"), [("magicbrush_multi", "L1,CLIP-I"), ("imgedit_multi", "L1,CLIPim")])
+def test_killed_and_resumed_equals_uninterrupted(
+    name, metrics, data, evaluate, tiny_pipeline_folder, tmp_path, monkeypatch
+):
+    """Where it is killed, the next turn builds on what was made before."""
+    options = ("--model", tiny_pipeline_folder, "--steps", 1, "--only", metrics)
+    assert evaluate(name, tmp_path / "whole", *options) == 0
     real, calls = models.UniReal.__call__, []
 
     def killed(self, *arguments):
@@ -385,12 +399,12 @@ def test_killed_and_resumed_equals_uninterrupted(data, evaluate, tiny_pipeline_f
     with monkeypatch.context() as patch:
         patch.setattr(models.UniReal, "__call__", killed)
         with pytest.raises(KeyboardInterrupt):
-            evaluate("magicbrush_multi", tmp_path / "resumed", *options)
+            evaluate(name, tmp_path / "resumed", *options)
     assert len(pictures_of(tmp_path / "resumed")) == 2
-    assert evaluate("magicbrush_multi", tmp_path / "resumed", *options) == 0
+    assert evaluate(name, tmp_path / "resumed", *options) == 0
     assert pictures_of(tmp_path / "resumed") == pictures_of(tmp_path / "whole")
-    for name in ("summary.json", "items.jsonl", "settings.json"):
-        assert (tmp_path / "resumed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    for file in ("summary.json", "items.jsonl", "settings.json"):
+        assert (tmp_path / "resumed" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
 
 
 def test_a_limit_does_not_change_a_picture(evaluate, tiny_pipeline_folder, tmp_path):
@@ -414,6 +428,32 @@ def test_later_turns_build_on_the_models_own_output(data, tmp_path):
 
     generate(PUBLIC["magicbrush_multi"].items(data("magicbrush_multi")), Paints(), RunFolder(tmp_path), {})
     assert (seen["139306_2"] == 1).all() and np.array_equal(seen["139306_1"], picture((40, 40), seed=0))
+
+
+def test_a_turn_that_fails_ends_its_session_and_is_tried_again(data, evaluate, tmp_path):
+    class Fails:
+        settings: dict = {}
+        failing = ("content_memory_000066341_2",)
+
+        def __call__(self, item, inputs, seed):
+            if item.id in self.failing:
+                raise ValueError("no memory")
+            return [inputs[0] // 2]
+
+    run, model, items = RunFolder(tmp_path), Fails(), PUBLIC["imgedit_multi"].items(data("imgedit_multi"))
+    settings = {"benchmark": "imgedit_multi", "split": "test"}
+    generate(items, model, run, settings)
+    assert evaluate("imgedit_multi", tmp_path, "--score-only", "--only", "L1") == 0
+    lines = {line.id: line for line in run.items()}
+    first, second, third = (lines[f"content_memory_000066341_{turn}"] for turn in (1, 2, 3))
+    assert second.failure == "no memory" and "on which it builds, has no picture" in third.failure
+    assert (first.before, second.before) == (None, "images/content_memory_000066341_1_0.png")
+    (row,) = rows(tmp_path, metric="L1", system="model", group="content_memory")
+    assert (row.n, row.failures) == (1, 2)
+    model.failing = ()
+    generate(items, model, run, settings)
+    last = np.asarray(Image.open(run.image(third.id)))
+    assert np.array_equal(last, items[0].inputs[0]() // 2 // 2 // 2)
 
 
 def test_what_a_model_cannot_do_is_a_failure_with_its_reason(data, evaluate, tmp_path):

@@ -16,11 +16,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
+from benchmark_folders import FOLDERS
 from PIL import Image
 
 from data_builders.world.recipes import world_sample
 from unireal.evaluation import html, world
 from unireal.evaluation.__main__ import main
+from unireal.evaluation.benchmarks import PUBLIC
 from unireal.evaluation.judge import cli
 from unireal.evaluation.judge.endpoint import Endpoint
 from unireal.evaluation.judge.protocols import PROTOCOLS
@@ -230,6 +232,91 @@ def test_editeval_weighs_and_reports_the_deviation(run, server, capsys):
     assert row(run, "editeval LMM deviation").value == pytest.approx(statistics.stdev(expected))
 
 
+def test_uge_asks_for_one_number(run, server, capsys):
+    server.answer = lambda body, number: ok('Some of it. {"score": 2}' if number % 2 else '{"score": 6}')
+    printed = judge(run, server, capsys, "--no-copy", "--workers", 1, protocol="imgedit_uge")
+    assert [item.scores["imgedit_uge score"] for item in run.items()] == [2.0, *[2.0] * 4, None]
+    assert {tuple(names_of(body)) for body in server.requests} == {("score",)}
+    assert row(run, "imgedit_uge score").unit == "1..5" and len(server.requests) == 9  # 6 is asked again
+    assert "1 no output" in printed and "must not be higher than 3" in parts(server.requests[0])[0]
+
+
+def video(run, name, before, after, **given):
+    """An edited video in the run: its frames are grey, the source's of value k, the output's of 100 + k."""
+    for path, count, value in ((run.input, before, 0), (run.image, after, 100)):
+        for k in range(count):
+            path(name, k).parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (16, 16), (value + k,) * 3).save(path(name, k))
+    inputs = [f"inputs/{name}_{k}.png" for k in range(before)]
+    return ItemResult(
+        name, "video_edit", f"Edit {name}.", inputs=inputs, output=f"images/{name}_0.png", frames=after, **given
+    )
+
+
+def shades(files):
+    return [round(np.asarray(Image.open(io.BytesIO(file))).mean()) for file in files]
+
+
+def test_ditto_looks_at_frames_of_both_videos(tmp_path, server, capsys):
+    run = RunFolder(tmp_path)
+    items = [
+        video(run, "long", 15, 15),
+        video(run, "short", 3, 3),
+        video(run, "faster", 9, 5),  # something else made fewer frames of it
+        video(run, "asset", 4, 3, conditions=["text", "reference image"]),  # of which the last input is no frame
+        video(run, "still", 1, 1),
+    ]
+    run.write_items(items)
+    server.answer = lambda body, number: ok(json.dumps(dict(zip(names_of(body), (9, 6, 3), strict=True))))
+    printed = judge(run, server, capsys, protocol="ditto")
+    seen = {}
+    for body in server.requests:
+        text, files = parts(body)
+        name = re.search(r"Edit (\w+)", text)[1]
+        half = shades(files)[: len(files) // 2]
+        seen[name, "copy" if half == shades(files)[len(half) :] else "model"] = shades(files)
+    assert seen["long", "model"] == [*range(0, 15, 2), *range(100, 115, 2)]
+    assert seen["short", "model"] == [0, 1, 2, 100, 101, 102] and seen["short", "copy"] == [0, 1, 2] * 2
+    assert seen["faster", "model"] == [0, 2, 4, 6, 8, 100, 101, 102, 103, 104]
+    assert seen["asset", "model"] == [0, 1, 2, 100, 101, 102]
+    assert "ditto rates edited videos, not task 'video_edit' with 1 pictures before" in printed
+    assert [item.scores["ditto VLM"] for item in run.items()] == [6.0] * 4 + [None]
+    assert run.items()[0].scores["ditto aesthetic quality"] == 3.0
+    assert [row(run, "ditto VLM").n, row(run, "ditto VLM").failures] == [4, 1]
+    server.answer = lambda body, number: ok("It is fine, I would say 8 of 10.")
+    judge(run, server, capsys, "--replies", tmp_path / "other", protocol="ditto", status=1)
+    assert row(run, "ditto VLM").value is None and row(run, "ditto VLM").failures == 5
+
+
+def test_a_lost_frame_is_a_failure(tmp_path, server, capsys):
+    run = RunFolder(tmp_path)
+    run.write_items([video(run, "a", 3, 3), video(run, "b", 3, 3)])
+    run.image("a", 2).unlink()
+    assert "a picture cannot be read" in judge(run, server, capsys, "--no-copy", protocol="ditto")
+    assert [row(run, "ditto VLM").n, row(run, "ditto VLM").failures] == [1, 1]
+
+
+def test_a_later_turn_is_judged_from_where_it_started(tmp_path, server, capsys):
+    run, data, theirs = RunFolder(tmp_path / "run"), FOLDERS["imgedit_multi"](tmp_path / "data"), tmp_path / "theirs"
+    theirs.mkdir()
+    for item, shade in zip(PUBLIC["imgedit_multi"].items(data), range(10, 80, 10), strict=True):
+        if shade != 60:  # one turn is missing: neither it nor the next one can be judged
+            Image.new("RGB", (48, 40), (shade,) * 3).save(theirs / f"{item.id}.png")
+    arguments = ["--data", str(data), "--images", str(theirs), "--only", "L1", "--output", str(run.path)]
+    assert main(["imgedit_multi", *arguments]) == 0
+    assert "before this turn" in (run.path / "index.html").read_text()
+    judge(run, server, capsys, "--no-copy", protocol="imgedit_uge")
+    seen = {}
+    for body in server.requests:
+        text, files = parts(body)
+        seen[re.search(r"Edit (\d of \w+)", text)[1]] = shades(files)
+    assert seen["2 of content_memory"] == [10, 20] and seen["3 of content_memory"] == [20, 30]
+    assert seen["1 of content_memory"][1] == 10 and seen["1 of content_memory"][0] > 80  # the picture of the data set
+    assert seen["2 of content_understand"] == [40, 50]
+    found = row(run, "imgedit_uge score", "version_backtrace")
+    assert (found.n, found.failures) == (0, 2) and row(run, "imgedit_uge score").n == 5
+
+
 def test_the_unedited_input_is_judged_as_a_baseline(run, server, capsys):
     judge(run, server, capsys)
     assert row(run, "gedit O", system="copy").n == 6
@@ -251,7 +338,8 @@ def test_items_with_known_faults_are_in_rows_of_their_own(run, server, capsys):
 
 def test_every_protocol_names_its_scores():
     for protocol in PROTOCOLS.values():
-        item = ItemResult("a", "edit", 'say "hi"', "add", "object addition")
+        frames = ["inputs/a_0.png", "inputs/a_1.png"]
+        item = ItemResult("a", "video_edit", 'say "hi"', "add", "object addition", frames, frames=2)
         questions = protocol.questions(item)
         ratings = {q.name: {c.name: float(q.scale[1]) for c in q.criteria} for q in questions}
         scores = protocol.combine(ratings)

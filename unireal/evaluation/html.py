@@ -120,6 +120,7 @@ def _markup(svg: str) -> Any:
 
 def _card(run: RunFolder, item: ItemResult) -> dict[str, Any]:
     pictures = [(f"input {k}", path) for k, path in enumerate(item.inputs, start=1)]
+    pictures += [("before this turn", item.before)] if item.before and (run.path / item.before).exists() else []
     pictures += [("truth", item.truth)] if item.truth else []
     pictures += _numbered("truth", item.further.get("truth", []), first=2)
     pictures += _outputs(run, item)

@@ -96,6 +96,7 @@ class ItemResult:
     baselines: the same for baselines: {"copy": {metric: number}}.
     failure:   why there is no output or no score (one line), else None.
     further:   more pictures to look at, by what they show: frames of the "truth" after the first, outputs of baselines.
+    before:    the picture that was edited, if that is what came out of an earlier turn; None if it is the first input.
     """
 
     id: str
@@ -115,6 +116,7 @@ class ItemResult:
     failure: str | None = None
     controls: list[str] = field(default_factory=list)
     further: dict[str, list[str]] = field(default_factory=dict)
+    before: str | None = None
 
 
 @dataclass

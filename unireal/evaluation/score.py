@@ -124,6 +124,7 @@ class Scorer:
             scores=scores[MODEL],
             baselines={COPY: scores[COPY]},
             failure="; ".join(failed) or None,
+            before=f"images/{self.run.image(item.after).name}" if item.after else None,
         )
 
 

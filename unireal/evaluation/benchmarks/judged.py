@@ -1,4 +1,4 @@
-"""Benchmarks whose published score is a judge's (python -m unireal.evaluation judge): ImgEdit, GEdit and EditEval.
+"""Benchmarks whose published score is a judge's (python -m unireal.evaluation judge): GEdit and EditEval.
 
 What is measured here, likeness to the source and to a caption where there is one, goes beside the judge's score; it is
 no part of these benchmarks' protocols.
@@ -16,32 +16,6 @@ from unireal.evaluation.results import Item
 
 OUTSIDE = "not in the intersection set"
 SHEET = "editing_prompts_collection.xlsx"
-
-
-def read_imgedit(root: Path, split: str) -> list[Item]:
-    """basic_edit.json or singleturn.json, {key: {id: path, prompt, edit_type}}, and the pictures of Benchmark.tar."""
-    names = [
-        f"{folder}{file}"
-        for file in ("basic_edit.json", "singleturn.json")
-        for folder in ("", "Basic/", "singleturn/", "Benchmark/Basic/", "Benchmark/singleturn/")
-    ]
-    listed = sources.found(root, names, "ImgEdit's benchmark")
-    roots = (listed.parent, root, *(root / name for name in ("singleturn", "Benchmark/singleturn", "images")))
-    items = []
-    for key, entry in sources.read_entries(listed, ("id", "prompt", "edit_type")).items():
-        path = next((folder / entry["id"] for folder in roots if (folder / entry["id"]).is_file()), root / entry["id"])
-        category = entry["edit_type"]
-        item = Item(
-            id=sources.safe_id(key),
-            task="edit",
-            instruction=entry["prompt"],
-            category=category,
-            edit_type=edit_type("imgedit", category),
-            inputs=(sources.picture_file(path),),
-            aliases=(key,),
-        )
-        items.append(item)
-    return items
 
 
 def read_gedit(root: Path, split: str) -> list[Item]:
@@ -94,7 +68,10 @@ def read_editeval(root: Path, split: str) -> list[Item]:
 
 
 def _sheet_rows(path: Path) -> list[dict[str, str]]:
-    """class (only in the first row of a block), source, target and instruction of each row."""
+    """class (only in the first row of a block), source, target and instruction of each row.
+
+    The first class may be the heading of its column, in place of "Edit Class".
+    """
     lines = sources.sheet(path)
     head = [name.lower() for name in lines[0]] if lines else []
     wanted = {"source": "source prompt", "target": "target prompt", "instruction": "instruction"}
@@ -103,7 +80,10 @@ def _sheet_rows(path: Path) -> list[dict[str, str]]:
     except StopIteration:
         raise ValueError(f"{path} has the columns {head}; expected {', '.join(wanted.values())}") from None
     rows = [{key: _cell(line, i) for key, i in ({"class": 0} | found).items()} for line in lines[1:]]
-    return [row for row in rows if row["source"] or row["target"]]
+    rows = [row for row in rows if row["source"] or row["target"]]
+    if rows and "class" not in head[0]:
+        rows[0]["class"] = rows[0]["class"] or head[0]
+    return rows
 
 
 def _cell(line: list[str], index: int) -> str:
@@ -115,27 +95,19 @@ def _folder_name(title: str) -> str:
     return title.lower().replace(" ", "_").replace("object_removal", "object_removel")
 
 
-_BESIDE: dict[str, Any] = {
+BESIDE: dict[str, Any] = {
     "CLIPim": lambda networks: [similarity.clip_image(networks.clip(), "source", "CLIPim")],
     "DINO": lambda networks: [similarity.dino(networks.dino(), "source")],
     "L1": lambda networks: [fidelity.distances("source")],
 }
-_BACKBONES = {"clip": CLIP_B, "dino": DINO_S16}
+BACKBONES = {"clip": CLIP_B, "dino": DINO_S16}
 
-IMGEDIT = Benchmark(
-    name="imgedit",
-    title="ImgEdit-Bench, basic suite",
-    read=read_imgedit,
-    measures=_BESIDE,
-    backbones=_BACKBONES,
-    obtain="Benchmark.tar of sysuyy/ImgEdit on the hub, unpacked, with basic_edit.json of its repository inside",
-)
 GEDIT = Benchmark(
     name="gedit",
     title="GEdit-Bench",
     read=read_gedit,
-    measures=_BESIDE,
-    backbones=_BACKBONES,
+    measures=BESIDE,
+    backbones=BACKBONES,
     splits=("en", "cn"),
     hub="stepfun-ai/GEdit-Bench",
     files=("*.parquet", "**/*.parquet"),
@@ -147,10 +119,10 @@ EDITEVAL = Benchmark(
     title="EditEval v1",
     read=read_editeval,
     measures={
-        **_BESIDE,
+        **BESIDE,
         "CLIPdir": lambda networks: [similarity.directional(networks.clip("direction"))],
         "CLIPout": lambda networks: [similarity.clip_text(networks.clip(), "target", "CLIPout")],
     },
-    backbones=_BACKBONES | {"direction": CLIP_L},
+    backbones=BACKBONES | {"direction": CLIP_L},
     obtain="EditEval_v1/Dataset of SiatMMLab/Awesome-Diffusion-Model-Based-Image-Editing-Methods",
 )

@@ -88,6 +88,22 @@ def read_json(path: Path, encoding: str = "utf-8") -> Any:
         raise ValueError(f"{path} cannot be read as JSON ({error})") from error
 
 
+def read_json_lines(path: Path) -> Iterator[tuple[str, Any]]:
+    """Where it stands and what it holds, of every line that is not empty. Raises ValueError for another file."""
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read ({error})") from error
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            try:
+                yield f"{path}, line {number},", json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ValueError(
+                    f"{path}, line {number}, is not JSON ({error.msg}); expected one object a line"
+                ) from error
+
+
 def read_objects(path: Path, of: type = dict) -> dict[str, Any]:
     """A JSON object of objects, or of lists. Raises ValueError for any other file."""
     entries = read_json(path)

@@ -28,7 +28,7 @@ def _parser() -> Parser:
     parser = Parser(
         prog="python -m unireal.evaluation judge",
         description="Lets a vision-language model rate the edits of a run folder, those that have a picture before and"
-        " after the edit there; of videos the first frames.",
+        " after the edit there; of videos the first frames, by the protocol ditto several of each.",
         epilog="The key of an endpoint is read from OPENAI_API_KEY; local servers need none.",
     )
     add = parser.add_argument

@@ -1,4 +1,6 @@
-"""ImgEdit-Bench's protocol: three criteria that depend on the kind of edit, from 1 to 5; a score is their mean."""
+"""ImgEdit-Bench's protocols. Basic suite: three criteria that depend on the kind of edit, from 1 to 5; a score is their
+mean. Understanding-grounding-editing (UGE): one number from 1 to 5.
+"""
 
 from __future__ import annotations
 
@@ -91,4 +93,25 @@ def _mean(ratings: Mapping[str, Ratings | None]) -> dict[str, float | None]:
     return {"score": None if given is None else sum(given.values()) / len(given)}
 
 
+_WHOLE = Question(
+    "rating",
+    ("source", "output"),
+    _TASK,
+    (
+        Criterion(
+            "score",
+            "how well was the edit made as a whole: was exactly what the instruction names found and changed, in the "
+            "number, place and colours that it asks for; does it look natural, without seams, distortions or sudden "
+            "changes of colour; is it no larger than necessary; is the rest as it was. 1: not what was asked for, or "
+            "badly made; 2: far from it; 3: small deviations or visible traces; 4: nearly all of it, cleanly; "
+            "5: all of it, and nothing looks edited.",
+        ),
+    ),
+    (1, 5),
+    "If anything was altered that the instruction does not ask for, the number must not be higher than 3.",
+)
+
 IMGEDIT = Protocol(name="imgedit", questions=_questions, combine=_mean, scores=("score",), scale=(1, 5))
+IMGEDIT_UGE = Protocol(
+    name="imgedit_uge", questions=lambda item: (_WHOLE,), combine=_mean, scores=("score",), scale=(1, 5)
+)

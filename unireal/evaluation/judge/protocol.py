@@ -28,7 +28,8 @@ class Criterion:
 class Question:
     """One call of the judge about one edit.
 
-    name:     unique in the protocol. pictures: what the judge sees, in this order.
+    name:     unique in the protocol. pictures: what the judge sees, in this order; of videos all frames of the one,
+              then all of the other.
     task:     what the pictures are and what to look at.
     criteria: what is rated, each on the scale, both ends included.
     rules:    further sentences about how to rate. told: whether the judge reads the instruction.
@@ -66,6 +67,7 @@ class Protocol:
     scores:     what `combine` gives, the main score first. scale: of these scores.
     pictures:   format in which pictures are sent. same_size: the output is resized to the source's size first.
     deviation:  the standard deviation of the scores is reported too.
+    frames:     how many frames of a video are sent, evenly spread from its first to its last; 1 is the first alone.
     """
 
     name: str
@@ -76,6 +78,7 @@ class Protocol:
     pictures: Literal["PNG", "JPEG"] = "PNG"
     same_size: bool = False
     deviation: bool = False
+    frames: int = 1
 
     def metric(self, score: str) -> str:
         """What a score is called in items.jsonl and summary.json."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from unireal.evaluation.judge.imgedit import IMGEDIT
+from unireal.evaluation.judge.ditto import DITTO
+from unireal.evaluation.judge.imgedit import IMGEDIT, IMGEDIT_UGE
 from unireal.evaluation.judge.protocol import Criterion, Protocol, Question, Ratings
 
 _CONSISTENCY = Question(
@@ -100,4 +101,6 @@ EDITEVAL = Protocol(
     deviation=True,
 )
 
-PROTOCOLS: dict[str, Protocol] = {protocol.name: protocol for protocol in (IMGEDIT, GEDIT, EDITEVAL)}
+PROTOCOLS: dict[str, Protocol] = {
+    protocol.name: protocol for protocol in (IMGEDIT, IMGEDIT_UGE, GEDIT, EDITEVAL, DITTO)
+}

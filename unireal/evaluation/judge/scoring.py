@@ -98,15 +98,10 @@ def judge_items(
 
 def _judge_item(run: RunFolder, item: ItemResult, system: str, protocol: Protocol, judge: Kept) -> list[Verdict]:
     """One verdict per question; a single one with an empty question if there is nothing to ask."""
-    source = item.inputs[0] if item.inputs else None
-    output = source if system == COPY else item.output
     try:
-        if source is None or output is None:
-            missing = "input" if source is None else "output"
-            raise JudgeError("no output", f"the item has no {missing}" + (f" ({item.failure})" * bool(item.failure)))
-        paths = {"source": run.path / source, "output": run.path / output}
-        pictures = _encoded(paths, protocol)
+        shown = _shown(run, item, system, protocol.frames)
         questions = protocol.questions(item)
+        pictures = _encoded(shown, protocol)
     except JudgeError as error:
         return [Verdict(item.id, system, "", kind=error.kind, failure=str(error))]
     except ValueError as error:
@@ -116,12 +111,32 @@ def _judge_item(run: RunFolder, item: ItemResult, system: str, protocol: Protoco
     return [_ask(judge, item, system, question, pictures) for question in questions]
 
 
-def _ask(judge: Kept, item: ItemResult, system: str, question: Question, pictures: dict[str, bytes]) -> Verdict:
+def _shown(run: RunFolder, item: ItemResult, system: str, most: int) -> dict[str, list[Path]]:
+    """The pictures before and after the edit, of videos as many frames of both, at most `most`. A later turn starts
+    from what came out of the turn before. Raises JudgeError if there are none."""
+    if not item.inputs or (item.output is None and system != COPY):
+        missing = "output" if item.inputs else "input"
+        raise JudgeError("no output", f"the item has no {missing}" + (f" ({item.failure})" * bool(item.failure)))
+    assets = "reference image" in item.conditions  # they come after the frames
+    sources = [item.before] if item.before else item.inputs[: item.frames] if assets else item.inputs
+    outputs = [item.output or "", *(f"images/{run.image(item.id, k).name}" for k in range(1, item.frames))]
+    count = min(most, len(sources), len(outputs))
+    before = [run.path / path for path in _spread(sources, count)]
+    after = [run.path / path for path in _spread(outputs, count)]
+    return {"source": before, "output": before if system == COPY else after}
+
+
+def _spread(paths: Sequence[str], count: int) -> list[str]:
+    """`count` of them, evenly spread from the first to the last."""
+    return [paths[round(i * (len(paths) - 1) / max(count - 1, 1))] for i in range(count)]
+
+
+def _ask(judge: Kept, item: ItemResult, system: str, question: Question, pictures: dict[str, list[bytes]]) -> Verdict:
     verdict = Verdict(item.id, system, question.name)
     text = question.text(item.instruction)
     for attempt in range(ATTEMPTS):
         try:
-            reply = judge.ask(text + _AGAIN * attempt, [pictures[name] for name in question.pictures])
+            reply = judge.ask(text + _AGAIN * attempt, [file for name in question.pictures for file in pictures[name]])
             verdict.model = reply.model
             verdict.ratings, verdict.kind, verdict.failure = read_ratings(reply, question), None, None
             break
@@ -132,17 +147,19 @@ def _ask(judge: Kept, item: ItemResult, system: str, question: Question, picture
     return verdict
 
 
-def _encoded(paths: dict[str, Path], protocol: Protocol) -> dict[str, bytes]:
+def _encoded(paths: dict[str, list[Path]], protocol: Protocol) -> dict[str, list[bytes]]:
     """The pictures as the protocol sends them. Raises OSError if one cannot be read."""
-    images = {name: Image.open(path).convert("RGB") for name, path in paths.items()}
+    images = {name: [Image.open(path).convert("RGB") for path in given] for name, given in paths.items()}
     if protocol.same_size:
-        images["output"] = images["output"].resize(images["source"].size, Image.Resampling.BICUBIC)
-    files = {}
-    for name, image in images.items():
-        buffer = io.BytesIO()
-        image.save(buffer, format=protocol.pictures)
-        files[name] = buffer.getvalue()
-    return files
+        size = images["source"][0].size
+        images["output"] = [image.resize(size, Image.Resampling.BICUBIC) for image in images["output"]]
+    return {name: [_file(image, protocol.pictures) for image in given] for name, given in images.items()}
+
+
+def _file(image: Image.Image, kind: str) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format=kind)
+    return buffer.getvalue()
 
 
 def write_judgement(run: RunFolder, judgement: Judgement, protocol: Protocol, backbone: str) -> list[SummaryRow]:
