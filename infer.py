@@ -9,4 +9,5 @@ import sys
 from unireal.cli import main
 
 if __name__ == "__main__":
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # names that it cannot show
     sys.exit(main())

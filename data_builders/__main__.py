@@ -15,7 +15,7 @@ from data_builders.builders.base import VideoBuilder
 from data_builders.builders.registry import VIDEO_BUILDERS
 from data_builders.names import look_up
 
-INTERRUPTED = 130  # as shells have it for SIGINT
+INTERRUPTED, UNREAD = 130, 141  # as shells have them for SIGINT, and for SIGPIPE
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Returns the exit status: 0 done, 2 bad input, 130 interrupted."""
+    """Returns the exit status: 0 done, 2 bad input, 130 interrupted. Raises BrokenPipeError if nobody reads on."""
     parser = Parser(
         prog="python -m data_builders",
         description="Builds training data: Parquet shards of samples.",
@@ -59,12 +59,14 @@ def main(arguments: list[str] | None = None) -> int:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        raise
     except OSError as error:
         what = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
         print(f"error: cannot write ({what}); give another --output", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        goes_on = "; the same command goes on where it stopped" if name in VIDEO_BUILDERS else ""
+        goes_on = "; the same command goes on where it stopped" if name in ("clips", *VIDEO_BUILDERS) else ""
         print(f"interrupted{goes_on}", file=sys.stderr)
         return INTERRUPTED
     return 0
@@ -205,8 +207,12 @@ BUILDERS: dict[str, Builder] = {
 
 
 if __name__ == "__main__":
-    status = main()
-    if status == INTERRUPTED:  # Daft's threads are still at work, and an orderly exit would make them abort
+    for stream in (sys.stdout, sys.stderr):  # names of files may be no text, and are shown all the same
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    words, sys.argv[1:] = sys.argv[1:], []  # Daft takes a note of them, and stumbles over such names
+    try:
+        status = main(words)
         sys.stdout.flush()
-        os._exit(status)
-    sys.exit(status)
+    except BrokenPipeError:
+        status = UNREAD
+    os._exit(status)  # Daft's threads are still at work; now and then, an orderly exit would make them abort

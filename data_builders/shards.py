@@ -20,6 +20,7 @@ from typing import Any
 from data_builders.annotators.protocols import Annotators
 from data_builders.builders.base import Footage, Options, VideoBuilder, clip_rng
 from data_builders.clips.clip import Clip, read_frames
+from data_builders.clips.decode import AbsentVideo
 from unireal.data.records import shard_metadata, write_shard
 from unireal.sample import Sample
 
@@ -151,7 +152,8 @@ def _attempt(job: Job, clip: Clip, annotators: Annotators, outcome: Outcome) -> 
     except Exception as error:  # models and decoders fail in any way, and the other clips go on
         reason = " ".join(f"{error}".split()) or type(error).__name__
         reason = reason if isinstance(error, ValueError) else f"{type(error).__name__}: {reason}"
-        outcome.failures.append(Failure(clip.path, clip.id, reason[:500], isinstance(error, ValueError)))
+        damaged = isinstance(error, ValueError) and not isinstance(error, AbsentVideo)
+        outcome.failures.append(Failure(clip.path, clip.id, reason[:500], damaged))
         return []
     finally:
         outcome.dropped += dropped
@@ -173,10 +175,24 @@ def read_clip(job: Job, clip: Clip) -> Footage:
     return Footage(clip, list(images), list(times), clip_rng(job.seed, job.builder.name, clip))
 
 
+def holds_records(path: Path) -> bool:
+    """Whether there is any in the file; a damaged one holds none."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.read_metadata(path).num_rows > 0
+    except (OSError, pa.ArrowException):
+        return False
+
+
 def finished(path: Path) -> Outcome | None:
-    """What the shard came to, None if it is not there or is to be made anew."""
+    """What the shard came to, None if it is not there, damaged, or to be made anew."""
     if not path.exists():
         return None
-    told = shard_metadata(path).get(_KEY)
+    try:
+        told = shard_metadata(path).get(_KEY)
+    except ValueError:  # a crash of the machine may leave a part of a file under its name
+        return None
     outcome = told and Outcome.from_dict(json.loads(told))
     return outcome if outcome and all(failure.damaged for failure in outcome.failures) else None

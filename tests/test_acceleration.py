@@ -278,7 +278,6 @@ def test_state_is_released_after_an_exception():
         with pytest.raises(RuntimeError, match="stop"):
             sample(transformer, given, noise, plugins, callback=fails)
     assert len(closed) == 1 and not closed[0]._branches and not closed[0]._choices
-    assert plugins[1].mask is None
     again = sample(transformer, given, noise, plugins)
     fresh = ["condition_cache", spot(left_half()), TeaCache(threshold=0.5)]
     assert equal(again, sample(transformer, given, noise, fresh))
@@ -442,6 +441,11 @@ def test_names_and_settings():
         sample(transformer, given, noise, "spotedit:judge=decoder")
     with pytest.raises(ValueError, match="tau that is a number"):
         SpotEdit(judge=lambda *_: None)
+    for chosen in (None, SpotEdit, [3], {"spotedit": {}}):
+        with pytest.raises(ValueError, match="plug-ins or names of them"):
+            accelerations(chosen)
+    with pytest.raises(ValueError, match="several names in one; give a list"):
+        accelerations("spotedit, teacache:polynomial=(1, 2)")
 
 
 def vaes():
@@ -538,6 +542,21 @@ def test_pipeline_shows_and_pastes_what_spotedit_kept(tiny_pipeline, output_type
     assert run([]).edited is None
     everywhere = run("spotedit:paste=True", task="t2i", canvas=None, size=(16, 24))  # has no canvas to keep
     assert (np.asarray(everywhere.edited[0]) == 255).all() and np.asarray(everywhere.edited[0]).shape == (16, 24, 3)
+
+
+@pytest.mark.parametrize("last", [4, 5])  # a partial step, and the full one after it
+def test_an_interrupted_call_shows_and_pastes_what_was_kept(tiny_pipeline, last):
+    canvas = np.random.default_rng(0).integers(0, 256, (16, 24, 3), dtype=np.uint8)
+    kept = torch.zeros(2, 3, dtype=torch.bool)
+    kept[:, 0] = True
+
+    def stop(pipe, step, t, latents):
+        pipe.interrupt = step == last
+
+    call = {"canvas": canvas, "num_inference_steps": 10, "output_type": "np", "callback_on_step_end": stop}
+    out = tiny_pipeline("red", accelerate=spot(kept, paste=True), **call)
+    assert not out.edited[0][:, :8].any() and (out.edited[0][:, 8:] == 255).all()
+    assert np.array_equal(out.images[0][:, :8], canvas[:, :8])
 
 
 def test_infer_writes_the_mask(infer, picture):

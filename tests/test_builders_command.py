@@ -10,10 +10,11 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from video_files import sliding_scene, write_video
 
-from data_builders.__main__ import INTERRUPTED, main
+from data_builders.__main__ import INTERRUPTED, UNREAD, main
 from data_builders.world.export import world_videos
 from data_builders.world.export import write_video as write_world_video
 
@@ -126,6 +127,28 @@ def test_a_damaged_settings_file_is_told(videos, tmp_path, capsys):
     assert call(capsys, *options, "--overwrite")[0] == 0
 
 
+def test_a_build_without_records_says_why(tmp_path, capsys):
+    write_video(tmp_path / "black.mkv", [np.zeros((48, 64, 3), np.uint8)] * 4, "ffv1")
+    options = ["--videos", tmp_path, "--output", tmp_path / "out", "--workers", "0", "--curation", "none"]
+    status, _, told = call(capsys, "restore", *options)
+    assert status == 2 and "no clip gave a record; the first of 1 failures: no record is left: the frame" in told
+    status, _, told = call(capsys, "restore", *options, "--views", "1")  # and its settings may be mended
+    assert status == 2 and "no clip gave a record" in told
+    status, _, told = call(capsys, "preview", tmp_path / "out")
+    assert status == 2 and "hold no records; build them from other input" in told
+
+
+@pytest.mark.parametrize(("codec", "suffix"), [("libx264", "mp4"), ("mpeg2video", "mpg")])
+def test_interlaced_videos_are_read_whole(tmp_path, capsys, codec, suffix):
+    how = {"x264-params": "tff=1:interlaced=1"} if codec == "libx264" else {"flags": "+ildct+ilme"}
+    write_video(tmp_path / f"tv.{suffix}", sliding_scene(12), codec, **how)
+    options = ["--output", tmp_path / "out", "--workers", "0", "--curation", "none"]
+    status, told, _ = call(capsys, "inpaint", "--videos", tmp_path / f"tv.{suffix}", *options)
+    assert status == 0 and "failed" not in told
+    (clip,) = json.loads((tmp_path / "out" / "clips.json").read_text())["clips"]
+    assert clip["end"] == pytest.approx(12 / 25)
+
+
 def test_the_failure_of_clips_is_told_rather_than_that_of_files(tmp_path, capsys):
     """A video that cannot be read is listed anyway; why the others gave nothing is the news."""
     (tmp_path / "a.mp4").write_bytes(b"")
@@ -160,6 +183,16 @@ def test_a_page_may_go_to_a_new_folder(videos, tmp_path, capsys):
     page = tmp_path / "pages" / "inpaint.html"
     assert call(capsys, "preview", tmp_path / "data", "--output", page)[0] == 0
     assert "<article>" in page.read_text()
+
+
+def test_whoever_reads_the_output_may_stop():
+    """As `head` does: that is no error of a file, and nothing is said about one."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "data_builders", "list"]
+    done = subprocess.run(command, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (UNREAD, b"")
 
 
 def test_help_tells_what_an_annotator_may_be_and_all_defaults(capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ pytest.importorskip("av", reason="decoding needs the extra `data`")
 
 from benchmarks.curation import real_clips
 from data_builders.__main__ import main
-from data_builders.clips.clip import BadVideo, Clip, find_videos, probe, read_frames, video_id
+from data_builders.clips.clip import AbsentVideo, BadVideo, Clip, find_files, find_videos, probe, read_frames, video_id
 from data_builders.clips.command import read_clips
 from data_builders.clips.config import CurationConfig
 from data_builders.clips.curate import Curator, curate
@@ -130,6 +131,44 @@ def test_bad_arguments_and_files_are_told(lossless, tmp_path):
             probe(tmp_path / broken)
 
 
+def test_a_file_that_may_come_back_is_told_apart_from_a_damaged_one(tmp_path):
+    with pytest.raises(AbsentVideo):
+        probe(tmp_path / "missing.mp4")
+    with pytest.raises(AbsentVideo):
+        video_id(tmp_path / "missing.mp4")
+    (tmp_path / "text.mp4").write_text("no video")
+    with pytest.raises(BadVideo) as told:
+        probe(tmp_path / "text.mp4")
+    assert not isinstance(told.value, AbsentVideo)
+
+
+def test_an_edit_list_may_hide_the_key_frame(tmp_path):
+    """Telephones and editors cut videos so, without encoding them anew: what is shown begins between key frames."""
+    frames = [np.repeat(frame[..., :1], 3, axis=2) for frame in sliding_scene(24)]  # of greys, which are kept exactly
+    times = [40 * number - 200 for number in range(24)]
+    path = write_video(tmp_path / "cut.mp4", frames, times=times, g="100", crf="10")
+    shown = list(read_frames(path))
+    assert [round(seconds * 25) for seconds, _ in shown] == list(range(19))
+    assert all(np.abs(p.astype(int) - f).mean() < 5 for (_, p), f in zip(shown, frames[5:], strict=True))
+    assert len(list(read_frames(path, start=0.4))) == 9
+    clips, report = curate([path], replace(KEEP_ALL, min_sharpness=0))
+    assert len(clips) == 1 and not report.videos[0].dropped["damaged"]
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        (b"lat\xefn", "lat\\udcefn"),
+        (b"two\nlines", "two\\nlines"),
+        ("Ünïcode 视频 100%".encode(), "Ünïcode 视频 100%"),
+    ],
+)
+def test_ids_are_text_of_one_line_whatever_the_name(tmp_path, name, shown):
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name + b".mp4"))
+    path.write_bytes(b"content")
+    assert re.fullmatch(re.escape(shown) + "-[0-9a-f]{8}", video_id(path))
+
+
 def test_clips_survive_json(lossless):
     clip = Clip(str(lossless[0]), video_id(lossless[0]), 0.2, 1.0, 20.0, (48, 64), 3.5, True)
     assert Clip.from_dict(json.loads(json.dumps(clip.to_dict()))) == clip
@@ -137,6 +176,22 @@ def test_clips_survive_json(lossless):
     assert re.fullmatch(r"lossless-[0-9a-f]{8}@200", clip.id)
     with pytest.raises(ValueError, match="a clip has path"):
         Clip.from_dict({"path": "a.mp4"})
+
+
+def test_a_folder_that_cannot_be_listed_is_told(tmp_path, monkeypatch):
+    (tmp_path / "open" / "closed").mkdir(parents=True)
+    (tmp_path / "open" / "a.mkv").touch()
+    scan = os.scandir
+
+    def scandir(path):
+        if Path(path).name == "closed":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    videos, others = find_files([tmp_path])
+    assert videos == [tmp_path / "open" / "a.mkv"]
+    assert others == {tmp_path / "open" / "closed": "is a folder that cannot be listed (Permission denied)"}
 
 
 def test_videos_are_found_once_through_loops(lossless, tmp_path):

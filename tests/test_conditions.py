@@ -319,6 +319,14 @@ def test_speech_becomes_the_prompt(infer, tmp_path, tiny_whisper, asked):
     assert f"heard: {said}" in outcome.err
 
 
+def test_a_recording_may_have_any_name(tmp_path, monkeypatch):
+    from unireal.speech import read_speech
+
+    _recording(tmp_path / "said.wav", 0.5, 16000, 1).rename(tmp_path / "12:30:00.wav")
+    monkeypatch.chdir(tmp_path)
+    assert len(read_speech("12:30:00.wav", 16000)) == 8000
+
+
 def test_speech_of_any_rate_and_channels_is_mono_at_the_models_rate(tmp_path):
     from unireal.speech import read_speech
 

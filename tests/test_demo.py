@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -242,6 +245,42 @@ def test_mistakes_are_told(client, task, given, told):
     with pytest.raises(AppError) as caught:
         client.predict(**given, api_name=f"/{task}")
     assert told in str(caught.value)
+
+
+def test_where_the_server_keeps_a_video_is_not_told(client):
+    with pytest.raises(AppError) as caught:
+        client.predict(prompt="Make it red.", video=handle_file(ROOM), api_name="/video_edit")
+    assert "video 'room.png' holds only one frame" in str(caught.value) and "/" not in str(caught.value)
+
+
+def test_one_name_of_a_list_may_be_given_as_it_is(client):
+    given = {"prompt": "Make it red.", "canvas": handle_file(ROOM), "steps": 2}
+    report = client.predict(**given, context="synthetic style", accelerate="teacache", api_name="/edit")[2]
+    assert (report["context"], report["accelerate"]) == ("synthetic style", "teacache")
+
+
+def test_a_mask_as_a_picture_has_no_transparent_pixels(client, tmp_path):
+    paint = handle_file(mask_layer(tmp_path / "paint.png", (64, 64), (8, 8, 24, 24)))
+    with pytest.raises(AppError, match="control has transparent pixels"):
+        client.predict(prompt="a room", control=paint, control_kind="mask", api_name="/control")
+
+
+def test_a_device_that_is_not_there_is_told_on_the_page():
+    engine = Engine("unireal-tiny", "warp")
+    with pytest.raises(ValueError, match="device 'warp' cannot be used here"):
+        engine.description()
+    engine.close()
+
+
+def test_a_stopped_service_leaves_no_uploads(tmp_path):
+    command = [sys.executable, "-m", "unireal.demo", "--port", "0"]
+    environment = os.environ | {"TMPDIR": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout.readline().startswith("serving unireal-tiny at http://127.0.0.1:")
+        assert list(tmp_path.glob("unireal-demo-*"))
+        server.terminate()
+        assert server.wait(60) == 0
+    assert not list(tmp_path.glob("unireal-demo-*"))
 
 
 @pytest.mark.parametrize("content", ["text", "cut", "huge", "svg"])

@@ -5,20 +5,30 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import itertools
+import pickle
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import debug_components, quiet_pipeline
-from diffusers import AutoencoderKL, BitsAndBytesConfig, PipelineQuantizationConfig
+from diffusers import (
+    AutoencoderKL,
+    BitsAndBytesConfig,
+    EulerDiscreteScheduler,
+    FlowMatchLCMScheduler,
+    PipelineQuantizationConfig,
+)
 from diffusers.models.attention_dispatch import attention_backend
 from huggingface_hub import ModelCard, RepoUrl
 from huggingface_hub.errors import EntryNotFoundError
 from PIL import Image
 from transformers import AutoTokenizer
+from transformers import BitsAndBytesConfig as TextEncoderConfig
 
 from data_builders.world.recipes import world_sample
 from unireal import loading
@@ -114,9 +124,20 @@ def test_half_precision():
     assert 0 < np.abs(halved - _picture(_pipeline())).mean() < 4
 
 
-def _quantized(folder, config) -> UniRealPipeline:
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_the_default_type_of_torch_does_not_matter(tiny_pipeline, tiny_pipeline_folder, dtype):
+    expected = _picture(tiny_pipeline, accelerate="teacache", guidance_scale=2.0)
+    torch.set_default_dtype(dtype)
+    try:
+        pipeline = UniRealPipeline.from_pretrained(tiny_pipeline_folder)
+        assert (_picture(pipeline, accelerate="teacache", guidance_scale=2.0) == expected).all()
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def _quantized(folder, **configs) -> UniRealPipeline:
     pipeline = UniRealPipeline.from_pretrained(
-        folder, quantization_config=PipelineQuantizationConfig(quant_mapping={"transformer": config})
+        folder, quantization_config=PipelineQuantizationConfig(quant_mapping=configs)
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
@@ -160,11 +181,21 @@ def test_torchao(tiny_pipeline, tiny_pipeline_folder, tmp_path):
         assert 0 < np.abs(quantized - plain).mean() < 4 and (quantized == again).all()  # of 255
 
 
+@pytest.mark.parametrize(("bits", "most"), [("load_in_8bit", 0), ("load_in_4bit", 8)])
+def test_bitsandbytes_of_the_text_encoder(tmp_path, bits, most):
+    """Of the shipped model: the debug size is narrower than a block of 4 bits."""
+    pytest.importorskip("bitsandbytes")
+    made = _picture(pipeline := _quantized("unireal-tiny", text_encoder=TextEncoderConfig(**{bits: True})))
+    assert 0 < np.abs(made - _picture(UniRealPipeline.from_pretrained("unireal-tiny"))).mean() < 4  # of 255
+    pipeline.save_pretrained(tmp_path)
+    assert np.abs(_picture(UniRealPipeline.from_pretrained(tmp_path)) - made).max() <= most
+
+
 def test_bitsandbytes(tiny_pipeline, tiny_pipeline_folder):
     pytest.importorskip("bitsandbytes")
     if not torch.cuda.is_available():
         pytest.skip("diffusers quantizes with bitsandbytes on a GPU only")
-    pipeline = _quantized(tiny_pipeline_folder, BitsAndBytesConfig(load_in_4bit=True))
+    pipeline = _quantized(tiny_pipeline_folder, transformer=BitsAndBytesConfig(load_in_4bit=True))
     assert type(pipeline.transformer.proj_out.weight).__name__ == "Params4bit"
     assert np.abs(_picture(pipeline) - _picture(tiny_pipeline)).mean() < 16
 
@@ -297,6 +328,16 @@ def test_names_of_arguments_are_those_of_diffusers():
         ({"control": [ROOM], "task": "control", "canvas": None}, r"control is \(kind, picture\) pairs or a dict"),
         ({"num_inference_steps": 2.5}, "a whole number of at least 1, got 2.5"),
         ({"num_inference_steps": 0}, "a whole number of at least 1, got 0"),
+        ({"num_results": "2"}, "num_results is a whole number, got '2'"),
+        ({"num_results": 2.0}, "num_results is a whole number, got 2.0"),
+        ({"num_frames": 2.5, "task": "t2v", "canvas": None}, "num_frames is a whole number, got 2.5"),
+        ({"prompt": 5}, "prompt is a text, got int"),
+        ({"prompt": ["red", None]}, "prompt is a text, got NoneType"),
+        ({"prompt": "\udcff"}, "the prompt is not valid UTF-8 text"),
+        ({"context": ["realistic style"]}, "context is a text, got list"),
+        ({"generator": 3}, "generator is a torch.Generator or a list of them, got int"),
+        ({"generator": [3]}, "generator is a torch.Generator or a list of them, got int"),
+        ({"task": "inpaint", "mask": ROOM.convert("RGBA").resize((64, 64)).rotate(30)}, "mask has transparent pixels"),
     ],
 )
 def test_arguments_of_another_type_are_told(tiny_pipeline, options, told):
@@ -325,6 +366,34 @@ def test_variants_and_shards(tmp_path, plain):
     for pipeline in loaded:
         pipeline.set_progress_bar_config(disable=True)
         assert (_picture(pipeline, **options) == plain[()]).all()
+
+
+def test_safetensors_may_be_asked_for_by_name(tiny_pipeline_folder):
+    assert UniRealPipeline.from_pretrained(tiny_pipeline_folder, use_safetensors=True)
+    with pytest.raises(ValueError, match="from safetensors alone"):
+        UniRealPipeline.from_pretrained(tiny_pipeline_folder, use_safetensors=False)
+
+
+def test_schedulers_of_other_times_are_refused(tiny_pipeline_folder):
+    """They would run, and leave noise."""
+    pipeline = UniRealPipeline.from_pretrained(tiny_pipeline_folder)
+    pipeline.scheduler = EulerDiscreteScheduler.from_config(pipeline.scheduler.config)
+    with pytest.raises(ValueError, match="the scheduler is a EulerDiscreteScheduler; these can be used: Flow"):
+        _edit(pipeline)
+    pipeline.scheduler = FlowMatchLCMScheduler.from_config(pipeline.scheduler.config)
+    assert _edit(pipeline).images
+
+
+def test_copies_work_side_by_side(tiny_pipeline):
+    """A pipeline makes one call at a time, since its scheduler counts steps; with one of its own, a thread each."""
+    own = [UniRealPipeline.from_pipe(tiny_pipeline, scheduler=deepcopy(tiny_pipeline.scheduler)) for _ in range(2)]
+    pipelines = [*own, deepcopy(tiny_pipeline), pickle.loads(pickle.dumps(tiny_pipeline))]
+    for pipeline in pipelines:
+        pipeline.set_progress_bar_config(disable=True)
+    with ThreadPoolExecutor(len(pipelines)) as pool:
+        made = list(pool.map(lambda n: _picture(pipelines[n], num_inference_steps=4 + n), range(len(pipelines))))
+    for number, picture in enumerate(made):
+        assert (picture == _picture(tiny_pipeline, num_inference_steps=4 + number)).all()
 
 
 def test_parts_are_shared_by_from_pipe_and_can_be_replaced(tiny_pipeline, tiny_pipeline_folder):

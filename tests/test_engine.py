@@ -21,8 +21,11 @@ from data_builders.annotators.protocols import Annotators, Refused
 from data_builders.build import build
 from data_builders.builders.base import Footage, singles
 from data_builders.builders.damaged import INPAINT
-from data_builders.builders.sources import CURATIONS, _examine_all, curated, whole_clips
+from data_builders.builders.sources import CURATIONS, curated, whole_clips
+from data_builders.clips.clip import probe
 from data_builders.clips.curate import Curator
+from data_builders.clips.decode import AbsentVideo
+from data_builders.clips.examine import examine_all
 from data_builders.engine import Placing
 from data_builders.shards import Job, plan
 from data_builders.world.export import write_video
@@ -141,6 +144,85 @@ def test_a_lost_shard_alone_is_made_anew(videos, uninterrupted, tmp_path, capsys
     assert main(arguments(videos, output)) == 0
     assert "5 shards were there" in capsys.readouterr().out
     assert files(output) == files(uninterrupted)
+
+
+def test_what_a_crash_has_left_of_a_file_is_made_anew(videos, uninterrupted, tmp_path, capsys) -> None:
+    """A machine that loses its power may keep a new name and lose what the file held."""
+    output = tmp_path / "data"
+    shutil.copytree(uninterrupted, output)
+    first, second, *_ = sorted(output.glob("*.parquet"))
+    first.write_bytes(first.read_bytes()[:100])
+    second.write_bytes(b"")
+    (output / "clips.json").write_text("{")
+    assert main(arguments(videos, output)) == 0
+    assert "4 shards were there" in capsys.readouterr().out
+    assert files(output) == files(uninterrupted)
+
+
+def test_names_need_not_be_text(videos, tmp_path) -> None:
+    """Of files from other systems; workers and the program's output are told of them too."""
+    (tmp_path / "videos").mkdir()
+    shutil.copy(videos / "video-0.mkv", os.fsencode(tmp_path / "videos") + b"/lat\xefn\n1.mkv")
+    shutil.copy(videos / "broken.mp4", os.fsencode(tmp_path / "videos") + b"/brok\xeb.mp4")
+    named = Path(os.fsdecode(os.fsencode(tmp_path / "videos") + b"/lat\xefn\n1.mkv"))
+    words = arguments(named, tmp_path / "data", workers=1)
+    command = [sys.executable, "-m", "data_builders", *words[:2], str(tmp_path / "videos"), *words[2:]]
+    told = ENVIRONMENT | {"PYTHONIOENCODING": "utf-8:strict"}
+    done = subprocess.run([*command, "--curation", "none"], cwd=ROOT, env=told, capture_output=True, text=True)
+    assert done.returncode == 0 and "brok\\udceb.mp4: cannot be opened" in done.stdout, done.stderr
+    assert not done.stderr
+    (sample, _) = ParquetSamples(tmp_path / "data")
+    assert sample.source["video"].startswith("lat\\udcefn\\n1-")
+
+
+def test_clips_whose_videos_are_away(videos, tmp_path, capsys, monkeypatch) -> None:
+    """None: nothing is built; some: they are made when they are back."""
+    (tmp_path / "here").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    for name in ("video-0.mkv", "video-1.mkv"):
+        shutil.copy(videos / name, tmp_path / "here" / name)
+    monkeypatch.chdir(tmp_path / "here")
+    thresholds = ["--size", "own", "--min-frames", "2", "--min-motion", "0", "--num-frames", "400"]
+    assert main(["clips", "--videos", "video-0.mkv", "video-1.mkv", "--output", "clips", *thresholds]) == 0
+    build_them = ["inpaint", "--clips", str(tmp_path / "here" / "clips"), "--workers", "0", "--clips-per-shard", "1"]
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert main([*build_them, "--output", str(tmp_path / "data")]) == 2
+    assert "count from the folder where it was made: run there" in capsys.readouterr().err
+    monkeypatch.chdir(tmp_path / "here")
+    os.rename("video-1.mkv", "away")
+    assert main([*build_them, "--output", str(tmp_path / "data")]) == 0
+    assert "1 of these may be gone next time; the same command tries them again" in capsys.readouterr().out
+    os.rename("away", "video-1.mkv")
+    assert main([*build_them, "--output", str(tmp_path / "data")]) == 0
+    assert "4 records of 2 clips, 1 shards were there" in capsys.readouterr().out
+
+
+def test_a_video_that_could_not_be_read_is_looked_at_again_when_it_can(videos, tmp_path, monkeypatch) -> None:
+    folder = tmp_path / "videos"
+    shutil.copytree(videos, folder, ignore=shutil.ignore_patterns("*.json", "*.npz", "broken*", "video-[2-9]*"))
+    closed, access = folder / "video-1.mkv", os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != closed and access(path, mode))
+    monkeypatch.setattr("data_builders.builders.sources.probe", partial(_probe_but, closed))
+    assert main(arguments(folder, tmp_path / "data", "--curation", "none")) == 0
+    assert len(rows(tmp_path / "data")) == 2
+    monkeypatch.undo()  # the owner has opened it
+    assert main(arguments(folder, tmp_path / "data", "--curation", "none")) == 0
+    assert len(rows(tmp_path / "data")) == 4
+
+
+def _probe_but(closed: Path, path: Path):
+    if path == closed:
+        raise AbsentVideo("cannot be opened as a video (Permission denied)")
+    return probe(path)
+
+
+def test_the_program_does_not_wait_for_threads_of_daft(videos, tmp_path) -> None:
+    """They make an orderly exit abort now and then, after all is written."""
+    words = arguments(videos, tmp_path / "data")
+    begin = "import atexit, runpy, sys; atexit.register(print, 'orderly'); sys.argv[1:] = sys.argv[2:]; "
+    begin += "runpy.run_module('data_builders', run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", begin, "", *words], cwd=ROOT, env=ENVIRONMENT, capture_output=True)
+    assert done.returncode == 0 and b"12 records" in done.stdout and b"orderly" not in done.stdout, done.stderr
 
 
 def test_more_videos_are_added_to_what_is_there(videos, uninterrupted, tmp_path) -> None:
@@ -274,7 +356,7 @@ CURATED = Curator(CURATIONS["shots"])
 
 def test_a_video_that_kills_its_examiner_is_listed(videos, tmp_path, workers_know_tests) -> None:
     paths = sorted(videos.glob("*.mkv"))[:3]
-    examined = list(_examine_all(partial(_die_of, "video-1"), paths, tmp_path, Placing()))
+    examined = list(examine_all(partial(_die_of, "video-1"), paths, tmp_path, Placing()))
     assert [bool(one.candidates) for one in examined] == [True, False, True]
     assert "died twice: Segmentation fault" in examined[1].report.error
 
@@ -315,6 +397,57 @@ def test_clips_of_a_separate_curation(videos, uninterrupted, tmp_path) -> None:
     shared = ["--output", str(tmp_path / "data"), "--clips-per-shard", "1", "--workers", "0"]
     assert main(["inpaint", "--clips", str(tmp_path / "clips"), *shared]) == 0
     assert rows(tmp_path / "data") == rows(uninterrupted)
+
+
+def test_interrupted_clips_go_on_and_another_threshold_begins_anew(videos, tmp_path, monkeypatch) -> None:
+    """The command for a curation of one's own is as any build: what was found is not looked for again."""
+    shared = ["--videos", str(videos), "--size", "own", "--min-frames", "2", "--num-frames", "400", "--workers", "0"]
+    assert main(["clips", *shared, "--min-motion", "0", "--output", str(tmp_path / "whole")]) == 0
+    seen, ended = [], tmp_path / "ended"
+    look = Curator.__call__
+
+    def stopping(curator: Curator, path: Path):
+        seen.append(path.name)
+        if len(seen) == 4:
+            raise ValueError("the machine is shut down")
+        return look(curator, path)
+
+    monkeypatch.setattr(Curator, "__call__", stopping)
+    assert main(["clips", *shared, "--min-motion", "0", "--output", str(ended)]) == 2
+    assert main(["clips", *shared, "--min-motion", "0", "--output", str(ended)]) == 0
+    assert len(seen) == 8  # each of the 7 once, and the one that ended it
+    assert files(ended) == files(tmp_path / "whole")
+    seen.clear()
+    assert main(["clips", *shared, "--min-motion", "0", "--overwrite", "--output", str(ended)]) == 2
+    assert main(["clips", *shared, "--min-motion", "1", "--overwrite", "--output", str(ended)]) == 0
+    assert len(seen) == 4 + 7
+
+
+def test_a_video_that_ends_the_process_does_not_end_the_clips(videos, tmp_path, workers_know_tests) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("video-0.mkv", "video-1.mkv"):
+        shutil.copy(videos / name, tmp_path / "in" / name)
+    words = ["--size", "own", "--min-frames", "2", "--min-motion", "0", "--videos", str(tmp_path / "in")]
+    (tmp_path / "sitecustomize.py").write_text(_DEADLY)
+    command = [sys.executable, "-m", "data_builders", "clips", *words, "--output", str(tmp_path / "out")]
+    told = ENVIRONMENT | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    done = subprocess.run(command, cwd=ROOT, env=told, capture_output=True, text=True)
+    assert done.returncode == 0 and "video-0.mkv: the process that examined it died twice" in done.stdout, done.stderr
+    kept = [json.loads(line)["path"] for line in (tmp_path / "out" / "clips.jsonl").read_text().splitlines()]
+    assert kept == [str(tmp_path / "in" / "video-1.mkv")]
+
+
+# Run at the start of the program and of its workers: reading one of the files is a fault, as in a decoder.
+_DEADLY = """
+import os, signal
+from data_builders.clips import curate
+look = curate.measure
+def measure(path, *rest):
+    if "video-0" in str(path):
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return look(path, *rest)
+curate.measure = measure
+"""
 
 
 def test_singles_are_in_order(videos) -> None:

@@ -110,6 +110,22 @@ def test_all_weights_change_and_the_models_settings_stay(finetuning, tiny_pipeli
     assert after.scheduler.config.shift == before.scheduler.config.shift
 
 
+def test_parts_and_an_adapter_make_a_model_that_loads(finetuning, tiny_pipeline_folder, tmp_path):
+    """The adapter is merged into the model, and saved alone besides."""
+    config = replace(finetuning, trainable=("conditions",), lora=LoraConfig(rank=2))
+    train(config, tmp_path / "run")
+    names = changed(tiny_pipeline_folder, tmp_path / "run/model")
+    assert any("role_embedding" in name for name in names) and any(".attn1.to_q.weight" in name for name in names)
+    assert not any(".ff." in name for name in names)
+    pipeline = UniRealPipeline.from_pretrained(tmp_path / "run/model")
+    assert not any("lora" in name for name, _ in pipeline.transformer.named_parameters())
+    base = UniRealPipeline.from_pretrained(tiny_pipeline_folder)
+    base.load_lora_weights(tmp_path / "run/lora")
+    base.transformer.fuse_lora()
+    adapted = base.transformer.transformer_blocks[0].attn1.to_q.base_layer.weight
+    torch.testing.assert_close(pipeline.transformer.transformer_blocks[0].attn1.to_q.weight, adapted)
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [

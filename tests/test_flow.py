@@ -27,7 +27,7 @@ def test_times_are_logit_normal_and_shifted_toward_noise(shift):
     assert TimeSampling(shift=shift)(5, _seeded(1)).equal(TimeSampling(shift=shift)(5, _seeded(1)))
 
 
-@pytest.mark.parametrize("settings", [{"std": 0}, {"std": -1}, {"shift": 0}])
+@pytest.mark.parametrize("settings", [{"std": 0}, {"std": -1}, {"shift": 0}, {"mean": float("nan")}])
 def test_bad_times(settings):
     with pytest.raises(ValueError, match="std > 0 and shift > 0"):
         TimeSampling(**settings)

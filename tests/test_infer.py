@@ -106,6 +106,17 @@ def mask(tmp_path):
         ("edit --canvas in.png --prompt x --output o.png --size --1-x5", "--size"),
         ("edit --canvas in.png --prompt x --output o.png --size ²x5", "is not WxH"),
         ("edit --canvas in.png --promt x --output o.png", "did you mean --prompt?"),
+        ("edit --canvas in.png --prompt x --output o.png --num-inference-steps 4", "did you mean --steps?"),
+        ("edit --canvas in.png --prompt x --output o.png --guidance_scale 4", "did you mean --guidance?"),
+        ("inpaint --input in.png --mask m.png --output o.png", "did you mean --canvas?"),
+        ("inpaint --canvas in.png --mask-image m.png --output o.png", "did you mean --mask?"),
+        ("edit --canvas in.png --prompt x --output o.png --width 64", "did you mean --size WxH?"),
+        ("edit --canvas in.png --prompt x --output o.png --version", "unrecognized arguments: --version; see"),
+        ("edit --canvas in.png --prompt \udcff --output o.png", "the prompt is not valid UTF-8 text"),
+        (
+            "edit --canvas in.png --prompt x --accelerate spotedit --output o.png --spot-mask ./o.png",
+            "--spot-mask and --output are both './o.png'",
+        ),
         ("edit stray --canvas in.png --prompt x --output o.png", "unrecognized arguments"),
         ("edit --canvas in.png --prompt x --output o.png --guidance inf", "guidance must be"),
         ("edit --canvas in.png --prompt x --output o.png --guidance -1", "guidance must be"),
@@ -130,6 +141,7 @@ def mask(tmp_path):
         ("edit --canvas in.png --prompt RES2 --output o.png", "names RES2, but there is 1 result; give more results"),
         ("t2i --prompt IMG1 --output o.png", "names IMG1, but there are no input images; add them or drop the word"),
         ("edit --canvas in.png --prompt x --output o.png --device warp", "'warp' cannot be used"),
+        ("edit --canvas in.png --prompt x --output o.png --device meta", "'meta' cannot be used"),
         ("edit --canvas in.png --prompt x --output o.png --dtype int3", "--dtype"),
     ],
 )
@@ -173,12 +185,19 @@ def test_damaged_pictures(rejected, picture, tmp_path):
         assert f"canvas '{name}' cannot be read" in line and reasons.get(name, "") in line
 
 
-def test_bad_masks(rejected, picture, mask):
+def test_bad_masks(rejected, picture, mask, tmp_path):
     picture("in.png")
     mask("black.png", white=None)
     mask("small.png", size=(20, 16))
     call = "inpaint --canvas in.png --output o.png --mask".split()
     assert "black everywhere" in rejected(*call, "black.png")
+    for mode in ("LA", "RGBA"):  # paint on a transparent layer
+        paint = Image.new(mode, (24, 16))
+        paint.paste((255,) * len(mode), (4, 2, 12, 10))
+        paint.save(tmp_path / "paint.png")
+        assert "mask has transparent pixels" in rejected(*call, "paint.png")
+        assert "mask control has transparent" in rejected(*"control --prompt x --output o.png --control".split(),
+                                                          "mask=paint.png")  # fmt: skip
     assert "the mask has 20x16 pixels, the canvas 24x16" in rejected(*call, "small.png")
 
 
@@ -334,6 +353,54 @@ def test_controls_assets_masks_and_perception(infer, picture, mask, tmp_path):
         assert infer(*f"{task} --canvas in.png --output o.png".split()).status == 0
         pixels = np.asarray(Image.open(tmp_path / "o.png"))
         assert (pixels == pixels[..., :1]).all() and (task == "depth" or set(np.unique(pixels)) <= {0, 255})
+
+
+def test_what_an_edit_leaves_alone_is_blurred_by_no_file(infer, picture, mask, tmp_path):
+    canvas = np.asarray(Image.open(picture("in.png", (40, 32)))).astype(int)
+    outside = np.asarray(Image.open(mask("m.png", (40, 32)))) == 0
+    for suffix, most in ((".webp", 0), (".tif", 0), (".bmp", 0), (".jpg", 6)):  # of 255, for random pixels
+        assert infer(*f"inpaint --canvas in.png --mask m.png --output o{suffix}".split()).status == 0
+        result = np.asarray(Image.open(tmp_path / f"o{suffix}")).astype(int)
+        assert np.abs(result - canvas)[outside].mean() <= most
+
+
+def test_masks_in_all_ways_of_white(infer, picture, tmp_path):
+    picture("in.png")
+    inside = np.zeros((16, 24), bool)
+    inside[2:10, 4:12] = True
+    grey = Image.fromarray(inside.astype(np.uint8) * 255)
+    deep = Image.fromarray(inside.astype(np.uint16) * 65535)
+    ways = [grey, grey.convert("1"), grey.convert("P"), grey.convert("RGB"), grey.convert("RGBA"), deep]
+    results = set()
+    for way in ways:
+        way.save(tmp_path / "m.png")
+        assert infer(*"inpaint --canvas in.png --mask m.png --output o.png".split()).status == 0, way.mode
+        results.add((tmp_path / "o.png").read_bytes())
+    assert len(results) == 1
+
+
+@pytest.mark.parametrize("suffix", ["gif", "webp", "png"])
+def test_a_picture_that_moves_is_told(infer, picture, tmp_path, suffix):
+    frames = [Image.open(picture(f"{i}.bmp", seed=i)) for i in range(3)]
+    frames[0].save(tmp_path / f"in.{suffix}", save_all=True, append_images=frames[1:])
+    done = infer(*f"edit --canvas in.{suffix} --prompt x --output o.png --json".split())
+    warning = "canvas is a picture that moves; only its first frame is used"
+    assert done.status == 0 and json.loads(done.out)["warnings"] == [warning] and warning in done.err
+
+
+def test_names_that_a_terminal_cannot_show(tmp_path, tiny_pipeline_folder, monkeypatch):
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    done = _process("t2i", "--prompt", "x", "--output", "ü.png", "--model", tiny_pipeline_folder, cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "\\xfc.png\n", "") and (tmp_path / "ü.png").is_file()
+
+
+def test_an_output_that_nobody_reads_on(tmp_path):
+    """A reader that has gone is no error; a full disk is one, told in a line."""
+    script = f"{sys.executable} {ROOT / 'infer.py'} --list-tasks"
+    done = subprocess.run(["bash", "-c", f"{script} | true; echo ${{PIPESTATUS[0]}}"], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("141\n", "")
+    done = subprocess.run(["bash", "-c", f"{script} > /dev/full"], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("infer.py: ") and done.stderr.count("\n") == 1
 
 
 def test_a_long_prompt_is_told(infer, picture):

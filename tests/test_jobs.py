@@ -95,6 +95,12 @@ def test_a_job_that_fails_does_not_stop_the_others(infer, jobs, tmp_path):
         ({"promt": "x"}, "did you mean --prompt?"),
         ({"steps": 0}, "at least 1"),
         ({"model": "unireal-tiny"}, "all jobs share"),
+        ("[" * 100_000, "jobs.jsonl:2 is not JSON"),
+        ({"task": 5}, "jobs.jsonl:2: the task is a name such as 'edit', got 5"),
+        ({"task": "--help"}, "the task is a name"),
+        ({"prompt": ["a", "b"]}, "jobs.jsonl:2: prompt is one value, got a list"),
+        ({"output": "d/../a.png"}, "jobs.jsonl:2 writes to 'd/../a.png', as line 1 does"),
+        ({"output": "b.png", "accelerate": "spotedit", "spot_mask": "a.png"}, "writes to 'a.png', as line 1 does"),
     ],
 )
 def test_bad_lines_are_told_before_anything_runs(infer, jobs, tmp_path, line, expected):
@@ -117,6 +123,68 @@ def test_a_call_with_nothing_to_do_says_so(infer, jobs, tmp_path):
     assert infer("--jobs", path).out
     again = infer("--jobs", path, "--json")  # another report, the same jobs
     assert again.status == 0 and again.out == "" and "1 of 1 jobs were done before" in again.err
+
+
+def test_an_output_of_the_command_line_is_for_one_job(infer, jobs, tmp_path):
+    one, two = {"prompt": "Make it red."}, {"prompt": "Make it blue."}
+    outcome = infer("--jobs", jobs(one, two), "--output", "o.png")
+    assert outcome.status == 2 and "writes to 'o.png', as line 1 does" in outcome.err
+    assert infer("--jobs", jobs(one), "--output", "o.png").out == "o.png\n"
+
+
+def test_the_task_of_the_command_line_is_for_jobs_without_one(infer, jobs, canvas, tmp_path):
+    (tmp_path / "j.jsonl").write_text(
+        json.dumps({"output": "a.png"}) + "\n" + json.dumps({"task": "t2i", "prompt": "red", "output": "b.png"}) + "\n"
+    )
+    outcome = infer("depth", "--jobs", "j.jsonl", "--canvas", canvas)
+    assert outcome.out == "a.png\n" and "line 2: task 't2i' takes no --canvas" in outcome.err
+    grey = Image.open(tmp_path / "a.png")
+    assert grey.getchannel(0).tobytes() == grey.getchannel(2).tobytes()
+    path = jobs({"prompt": "Make it red.", "output": "c.png"})
+    outcome = infer("--jobs", path, "--canvas", canvas, model=None)  # no option between the pictures and the task
+    assert outcome.status == 0, outcome.err
+
+
+def test_lists_of_plugins_are_all_used(infer, jobs, tmp_path, monkeypatch):
+    used = []
+    monkeypatch.setattr(cli, "run", lambda options: used.append((options.accelerate, options.expand)) or {"files": []})
+    path = jobs(
+        {"prompt": "x", "accelerate": ["spotedit", "teacache"], "output": "a.png"},
+        {"task": "outpaint", "expand": [0, 0, 8, 0], "output": "b.png"},
+    )
+    assert infer("--jobs", path).status == 0
+    assert used == [(["spotedit", "teacache"], None), ([], (0, 0, 8, 0))]
+
+
+def test_a_file_that_another_job_wrote_anew_is_made_again(infer, jobs, tmp_path):
+    """The jobs are changed to and fro, all writing to one file."""
+    red, blue = ({"prompt": "x", "seed": seed, "output": "a.png"} for seed in (1, 2))
+    assert infer("--jobs", jobs(red)).out
+    first = (tmp_path / "a.png").read_bytes()
+    assert infer("--jobs", jobs(blue)).out and infer("--jobs", jobs(blue)).out == ""
+    assert infer("--jobs", jobs(red)).out and (tmp_path / "a.png").read_bytes() == first
+
+
+def test_files_as_other_programs_write_them(infer, tmp_path):
+    line = json.dumps({"task": "t2i", "prompt": "red", "output": "a.png", "canvas": None, "mask": None})
+    (tmp_path / "j.jsonl").write_bytes(b"\xef\xbb\xbf" + line.encode() + b"\r\n\r\n")
+    (tmp_path / "j.jsonl.done").write_bytes(b'5\nnull\n{"job": 3}\n{"job": "a", "files": [[]]}\n\xff')
+    outcome = infer("--jobs", "j.jsonl")
+    assert outcome.status == 0 and outcome.out == "a.png\n", outcome.err
+    (tmp_path / "j.jsonl").write_text("\n")
+    outcome = infer("--jobs", "j.jsonl")
+    assert outcome.status == 0 and outcome.err == "j.jsonl holds no jobs\n"
+
+
+def test_jobs_that_cannot_be_noted_are_not_run(infer, jobs, tmp_path):
+    path = jobs({"prompt": "Make it red.", "output": "a.png"})
+    (tmp_path / "jobs.jsonl.done").mkdir()
+    for source, told in ((path, "what is done cannot be noted in"), ("/dev/stdin", "is not a file")):
+        outcome = infer("--jobs", source)
+        assert outcome.status == 2 and told in outcome.err and outcome.err.count("\n") == 1
+    outcome = infer("--jobs", path, "--from-metadata", "a.png")
+    assert outcome.status == 2 and "give one of them" in outcome.err
+    assert not (tmp_path / "a.png").exists()
 
 
 def test_a_missing_file_of_jobs(infer, tmp_path):

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from unireal.config import get_model
-from unireal.model.lora import CONFIG, WEIGHTS, add_lora, load_lora, save_lora
+from unireal.model.lora import CONFIG, WEIGHTS, add_lora, load_lora, merged, save_lora
 from unireal.model.transformer import UniRealTransformer
+from unireal.pipeline import UniRealPipeline
 
 
 def model(**config) -> UniRealTransformer:
@@ -56,6 +57,39 @@ def test_starts_neutral():
     before = answer(transformer)
     add_lora(transformer, rank=2)
     assert torch.equal(answer(transformer), before)
+
+
+def test_merged_weights_need_no_adapter(tmp_path):
+    adapted = trained(tmp_path / "lora")
+    alone = merged(adapted)
+    assert alone.state_dict().keys() == model().state_dict().keys() and merged(alone) is alone
+    torch.testing.assert_close(answer(alone), answer(adapted))
+    assert any("lora_" in name for name, _ in adapted.named_parameters())
+
+
+def test_adapters_of_compiled_transformers(tmp_path):
+    adapted = trained(tmp_path / "lora")
+    compiled = torch.compile(model(), backend="eager")
+    before = answer(compiled)
+    load_lora(compiled, tmp_path / "lora")
+    torch.testing.assert_close(answer(compiled), answer(adapted))
+    save_lora(compiled, tmp_path / "again")
+    assert (tmp_path / "again" / WEIGHTS).read_bytes() == (tmp_path / "lora" / WEIGHTS).read_bytes()
+    compiled.unload_lora()
+    torch.testing.assert_close(answer(compiled), before)
+
+
+def test_a_pipeline_is_saved_with_its_adapters_merged(tmp_path, tiny_pipeline_folder):
+    pipeline = UniRealPipeline.from_pretrained(tiny_pipeline_folder)
+    add_lora(pipeline.transformer, rank=2)
+    for name, parameter in pipeline.transformer.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter)
+    pipeline.save_pretrained(tmp_path / "merged")
+    assert any("lora_" in name for name, _ in pipeline.transformer.named_parameters())
+    frame, text = torch.randn(1, 3, 16, 24), torch.randn(1, 5, 32)
+    loaded = UniRealPipeline.from_pretrained(tmp_path / "merged").transformer
+    torch.testing.assert_close(*(t([frame], torch.tensor([0.5]), text)[0] for t in (loaded, pipeline.transformer)))
 
 
 def test_an_adapter_is_there_when_it_is_complete(tmp_path, monkeypatch):

@@ -251,8 +251,14 @@ def test_a_run_file(tmp_path):
     [
         ("steps: 3", "does not say what it is a variant of"),
         ("experiment: tini", "did you mean 'tiny'"),
-        ("experiment: debug\nstep: 3", "unknown field 'step'; it 'step'; did you mean 'steps'?"),
-        ("experiment: debug\ndata: {sorces: []}", "did you mean 'sources'?"),
+        ("experiment: debug\nstep: 3", "unknown field 'step'; did you mean 'steps'?"),
+        ("experiment: debug\ndata: {sorces: []}", "unknown field of data 'sorces'; did you mean 'sources'?"),
+        (
+            "experiment: debug\ndata: {sources: [{pth: a}]}",
+            "unknown field of data.sources[0] 'pth'; did you mean 'path'",
+        ),
+        ("experiment: debug\nprecision: no", "precision is of type str, got False; put it in quotes"),
+        ("experiment: debug\ntrainable: output", "trainable is a list, got 'output'; write it in brackets"),
         ("experiment: debug\ndata: {sources: [{weight: 1}]}", "data.sources[0] needs path, got weight"),
         ("experiment: debug\ndata: {sources: {path: a}}", "data.sources is a list, got {'path': 'a'}"),
         ("experiment: debug\noptimizer: {lr: fast}", "optimizer.lr is of type float, got 'fast'"),

@@ -5,7 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 from conftest import debug_components
-from diffusers import FirstBlockCacheConfig
+from diffusers import (
+    FasterCacheConfig,
+    FirstBlockCacheConfig,
+    MagCacheConfig,
+    PyramidAttentionBroadcastConfig,
+    TaylorSeerCacheConfig,
+)
 from peft import LoraConfig
 
 from unireal.model.blocks import attend
@@ -288,6 +294,41 @@ def test_first_block_cache_of_diffusers():
     model.disable_cache()
     assert all((a == b).all() for a, b in zip(plain, _out(model, inputs), strict=True))
     assert _differ(later, _out(model, inputs, timestep=inputs["timestep"] * 0.5), 1e-6)  # it had skipped blocks
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        FirstBlockCacheConfig(threshold=1e9),
+        MagCacheConfig(num_inference_steps=8, mag_ratios=torch.ones(8), retention_ratio=0.1),
+        TaylorSeerCacheConfig(cache_interval=4, disable_cache_before_step=2),
+        TaylorSeerCacheConfig(cache_interval=4, disable_cache_before_step=2, use_lite_mode=True),
+    ],
+    ids=["first block", "mag", "taylorseer", "taylorseer lite"],
+)
+def test_caches_of_diffusers_act_and_forget(config):
+    model, inputs = _model(num_layers=4), _inputs()
+
+    def outputs():
+        with model.cache_context("text+images"):
+            return [_out(model, inputs, timestep=inputs["timestep"] * (1 - step / 8))[0] for step in range(8)]
+
+    plain = outputs()
+    model.enable_cache(config)
+    first = outputs()
+    model.reset_cache()
+    assert all(torch.equal(a, b) for a, b in zip(first, outputs(), strict=True))
+    assert any(not torch.equal(a, b) for a, b in zip(first, plain, strict=True))
+    model.disable_cache()
+    assert all(torch.equal(a, b) for a, b in zip(plain, outputs(), strict=True))
+
+
+def test_caches_that_would_do_nothing_are_refused():
+    model = _model()
+    for config in (PyramidAttentionBroadcastConfig(), FasterCacheConfig()):
+        with pytest.raises(ValueError, match="nothing to act on in this model; give one of: FirstBlockCacheConfig"):
+            model.enable_cache(config)
+    assert not model.is_cache_enabled
 
 
 def test_lora_adapters_of_peft():

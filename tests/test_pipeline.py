@@ -284,6 +284,21 @@ def test_caches_of_diffusers_start_anew_in_every_call(tiny_pipeline_folder):
     assert (_edit(pipeline, guidance_scale=2.0).images[0] == plain).all()
 
 
+def test_a_call_that_fails_leaves_nothing_in_caches_of_diffusers(tiny_pipeline_folder):
+    pipeline = UniRealPipeline.from_pretrained(tiny_pipeline_folder)
+    pipeline.transformer.enable_cache(FirstBlockCacheConfig(threshold=1e9))
+    clean = _edit(pipeline, num_inference_steps=4).images[0]
+
+    def fail(pipe, step, t, latents):
+        if step == 1:
+            raise KeyboardInterrupt
+
+    for canvas in (_image(seed=1), _image((40, 8))):
+        with pytest.raises(KeyboardInterrupt):
+            _edit(pipeline, canvas=canvas, num_inference_steps=4, callback_on_step_end=fail)
+        assert (_edit(pipeline, num_inference_steps=4).images[0] == clean).all()
+
+
 def test_the_end_of_a_long_prompt_is_told(tiny_pipeline, caplog):
     """The debug model reads 64 tokens, the last of which is the end of the text."""
     end = "IMG1 is „vielleicht“"

@@ -332,6 +332,12 @@ def test_pictures_are_upright_and_without_transparency(tmp_path):
     clear.save(tmp_path / "clear.png")
     assert (load_picture(tmp_path / "clear.png", "p") == 255).all()
     assert load_region(tmp_path / "clear.png", "m").all()
+    deep = np.linspace(0, 65535, 24).astype(np.uint16).reshape(4, 6)
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    assert np.abs(load_picture(tmp_path / "deep.png", "p")[..., 0] - deep / 257).max() <= 1  # 16 bits, not all white
+    Image.fromarray(np.zeros((4, 6), np.float32)).save(tmp_path / "float.tiff")
+    with pytest.raises(ValueError, match="p has 32 bits"):
+        load_picture(tmp_path / "float.tiff", "p")
     drawn = Image.new("L", (6, 4))
     ImageDraw.Draw(drawn).rectangle((1, 1, 2, 2), fill=255)
     drawn.save(tmp_path / "mask.png")
@@ -520,7 +526,8 @@ def test_broken_pictures_are_listed_and_the_others_made(tmp_path, edit, capsys):
         path = source / f"{name}/1_1.jpg"
         os.mkfifo(path) if target is None else os.symlink(target, path)
     names = [*map(str, range(len(pictures))), *links]
-    (source / "seeds.json").write_text(json.dumps([[name, [1]] for name in names]))
+    seeds = json.dumps([[name, [1]] for name in names])
+    (source / "seeds.json").write_text(seeds, encoding="utf-8-sig")  # with a mark, as Windows writes it
     assert main(["import", "--format", "instructpix2pix", "--source", str(source), "--output", str(output)]) == 0
     made = {sample.source["item"] for sample in ParquetSamples(output)}
     failures = {told["item"]: told["reason"] for told in map(json.loads, (output / "failures.jsonl").open())}

@@ -6,6 +6,7 @@ process, since loading the libraries anew for each takes longer than all else.
 
 from __future__ import annotations
 
+import os
 import re
 import runpy
 import shlex
@@ -31,6 +32,7 @@ def _run(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     module = words[1] == "-m"
     name, arguments = (words[2], words[3:]) if module else (words[1], words[2:])
     monkeypatch.setattr(sys, "argv", [name, *arguments])
+    monkeypatch.setattr(os, "_exit", sys.exit)  # how data builders end once Daft is loaded, and with it all tests
     status = None
     try:
         if module:

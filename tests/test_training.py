@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from unireal.data.buckets import BucketedBatches, DataConfig, batches
 from unireal.data.mixture import Mixture, Source
-from unireal.experiments import EXPERIMENTS, OptimizerConfig, TrainConfig
+from unireal.experiments import EXPERIMENTS, OptimizerConfig, Stage, TrainConfig
 from unireal.model.build import word_tokenizer
 from unireal.pipeline import UniRealPipeline
 from unireal.sample import Frame, Role, Sample
@@ -23,9 +23,10 @@ from unireal.tasks import TASKS
 from unireal.training import sheets, start
 from unireal.training.checkpoint import complete_checkpoints
 from unireal.training.cli import main
-from unireal.training.objective import Objective
+from unireal.training.objective import Objective, prepare_step
 from unireal.training.optimizers import learning_rate_factor
 from unireal.training.trainer import Trainer
+from unireal.transforms import collate
 
 pytestmark = pytest.mark.usefixtures("small_training")
 DEBUG = replace(EXPERIMENTS["debug"], steps=4, checkpoint_every=2)
@@ -172,6 +173,37 @@ def test_kill_and_resume_equals_one_run(tmp_path, monkeypatch, changes):
     assert all((a[name] == b[name]).all() for name in a)
 
 
+def test_other_data_begins_with_a_stage(tmp_path):
+    """In the midst of a stage the mixture stays as it is; the words of a fresh model stay in any case."""
+    one, other = (Source("test_training:Numbered", options={"length": length}) for length in (5, 7))
+    config = replace(DEBUG, data=DataConfig((one,), batch_size=2), steps=2)
+    first = _trainer(config, tmp_path / "run")
+    first.train()
+    mixed = replace(config.data, sources=(*DEBUG.data.sources, other))
+    with pytest.raises(ValueError, match=r"mixture of 1 data sets, this one has 2; .* starts at step 2"):
+        _trainer(replace(config, data=mixed), tmp_path / "run").resume()
+    resumed = _trainer(replace(config, stages=(Stage(2, mixed),), steps=4), tmp_path / "run")
+    resumed.resume()
+    assert len(resumed.train()) == 2
+    assert resumed.components.tokenizer.get_vocab() == first.components.tokenizer.get_vocab()
+
+
+def test_no_clipping(tmp_path):
+    free = _trainer(replace(DEBUG, optimizer=OptimizerConfig(max_grad_norm=0)), tmp_path / "free")
+    loose = _trainer(replace(DEBUG, optimizer=OptimizerConfig(max_grad_norm=1e9)), tmp_path / "loose")
+    assert free.train() == loose.train()
+    assert all(torch.equal(a, b) for a, b in zip(free.parameters, loose.parameters, strict=True))
+
+
+def test_the_changed_region_lies_where_it_is_in_padded_frames(tiny_pipeline):
+    image, mask = np.zeros((12, 20, 3), np.uint8), np.zeros((12, 20), bool)
+    mask[9, 14] = True  # frames are padded to 16 x 24 at the right and the bottom
+    sample = Sample("edit", "x", inputs=(Frame(image, Role.CANVAS),), results=(Frame(image, Role.RESULT),), mask=mask)
+    parts = tiny_pipeline.as_components()
+    step = prepare_step(collate([sample]), parts, torch.tensor([0.5]), [torch.Generator()], changed_weight=5)
+    assert (step.weight == 5).nonzero().tolist() == [[0, 0, 9, 14]] and step.weight.shape == (1, 1, 16, 24)
+
+
 def test_half_written_checkpoints_are_ignored(tmp_path):
     run = _trainer(DEBUG, tmp_path / "run")
     run.train()
@@ -267,6 +299,13 @@ def rejected(capfd, tmp_path):
         ("debug --time.std 0", "std > 0"),
         ("debug --precision fp8", "precision must be"),
         ("debug --model huge", "neither a size (debug, tiny"),
+        ("debug --optimizer.max-grad-norm -1", "optimizer.max_grad_norm must be at least 0, got -1.0"),
+        ("debug --optimizer.lr nan", "optimizer.lr must be at least 0, got nan"),
+        ("debug --optimizer.ema 2", "optimizer.ema is in 0..1"),
+        ("debug --changed-weight 0", "changed_weight must be above 0"),
+        ("debug --sample-every -1", "sample_every must be at least 0"),
+        ("debug --workers 4", "workers is 1, a process that makes batches ahead, or 0"),
+        ("debug --data.seed -1", "data.seed must be at least 0"),
     ],
 )
 def test_bad_arguments(rejected, tmp_path, arguments, expected):
@@ -276,7 +315,13 @@ def test_bad_arguments(rejected, tmp_path, arguments, expected):
 def test_an_existing_run_needs_resume(rejected, run):
     assert "add --resume or give another --output" in rejected("debug", "--output", str(run))
     larger = rejected("debug", "--output", str(run), "--resume", "--model", "tiny")
-    assert "does not fit this model" in larger
+    assert "does not fit this model: t" in larger and "not trained there" in larger and "by --model" in larger
+    assert f"give '{run / 'model'}'" in rejected("debug", "--output", str(run / "other"), "--model", str(run))
+
+
+def test_a_resumed_run_keeps_its_optimizers(rejected, run):
+    message = rejected("debug", "--output", str(run), "--resume", "--steps", "5", "--optimizer.muon-lr", "0.01")
+    assert "to_q.weight was trained by another optimizer than Muon; resume with optimizer.muon_lr at 0" in message
 
 
 def test_an_output_below_a_file(rejected, tmp_path):
@@ -310,6 +355,30 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path, monkeypatch, capfd):
     last = capfd.readouterr().err.splitlines()[-1]
     assert "train.py: the loss is nan at step 0; lower the learning rate" in last
     assert not (tmp_path / "run/model").exists() and not complete_checkpoints(tmp_path / "run/checkpoints")
+
+
+@pytest.mark.parametrize(
+    ("after", "told"), [(1, "no checkpoint was saved yet"), (3, "step-0000002 is whole; --resume")]
+)
+def test_an_interrupted_run_says_from_where_it_goes_on(tmp_path, monkeypatch, capfd, after, told):
+    backward = Trainer._backward
+
+    def interrupted(self, *arguments):
+        if self.step == after:
+            raise KeyboardInterrupt
+        return backward(self, *arguments)
+
+    monkeypatch.setattr(Trainer, "_backward", interrupted)
+    assert main(["debug", "--output", str(tmp_path / "run"), "--steps", "4", "--checkpoint-every", "2"]) == 130
+    error = capfd.readouterr().err
+    last = error.splitlines()[-1]
+    assert "train.py: interrupted; " in last and last.endswith(told) and "Traceback" not in error
+
+
+def test_a_missing_autoencoder_is_told(rejected, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    message = rejected("debug", "--model", "tiny-latent", "--output", str(tmp_path / "run"))
+    assert "'runs/vae' is no folder of an AutoencoderDC" in message and "unireal.training.autoencoder" in message
 
 
 def test_learning_rate():

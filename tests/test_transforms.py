@@ -130,6 +130,25 @@ def test_arrays_and_pictures_in_memory():
             load_image(wrong, "canvas")
 
 
+def test_masks(tmp_path):
+    inside = np.tri(4, 6, dtype=bool)
+    assert (load_image(inside, "mask", "mask") == mask_image(inside)).all()
+    opaque = Image.fromarray(mask_image(inside)).convert("RGBA")
+    assert (load_image(opaque, "mask", "mask") == mask_image(inside)).all()
+    opaque.putpixel((5, 0), (255, 255, 255, 254))
+    assert load_image(opaque).shape == (4, 6, 3)
+    with pytest.raises(ValueError, match="my mask has transparent pixels"):
+        load_image(opaque, "my mask", "mask")
+    with pytest.raises(ValueError, match="canvas is an array bool"):
+        load_image(inside, "canvas")
+
+
+def test_formats_that_are_not_read_are_told(tmp_path):
+    (tmp_path / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + b"\0" * 99)
+    with pytest.raises(ValueError, match=r"cannot identify image file.*give an intact file, such as PNG or JPEG"):
+        load_image(tmp_path / "phone.heic")
+
+
 def test_an_opened_picture_that_turns_out_to_be_cut_off(tmp_path):
     path = tmp_path / "half.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(path)

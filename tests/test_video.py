@@ -91,6 +91,17 @@ def test_a_copied_video_has_the_same_frames_at_the_same_times(tmp_path, suffix):
     assert [p.name for p in sorted(tmp_path.iterdir())] == sorted({"in.mp4", f"out{suffix}"})
 
 
+@pytest.mark.parametrize(
+    "name", ["12:30:00.mp4", "100% %03d.mkv", "two\nlines.mov", "http://x/视频.mp4", "lat\udcef.mp4"]
+)
+def test_files_may_have_any_name(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    _write(tmp_path / "in.mp4", _pictures(3), sound=0.2)
+    _copy(Path("in.mp4"), Path(name))
+    _copy(Path(name), Path("again.mp4"))
+    assert len(list(VideoFile("again.mp4"))) == 3 and len(_sound(Path("again.mp4"))) > 5
+
+
 def test_times_of_a_variable_rate_stay(tmp_path):
     times = [Fraction(t, 100) for t in (0, 3, 4, 20, 21, 60)]
     source = _write(tmp_path / "in.mp4", _pictures(6), times)
@@ -110,6 +121,26 @@ def test_sound_is_copied_bit_for_bit(tmp_path):
         assert 0 <= shift < 0.05
 
 
+def test_tracks_keep_their_languages(tmp_path):
+    with av.open(str(tmp_path / "in.mkv"), "w") as container:
+        stream = container.add_stream("ffv1", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        for language in ("deu", "fra"):
+            tone = container.add_stream("aac", rate=48000, layout="mono")
+            tone.metadata["language"] = language
+        for image in _pictures(3):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        for tone in container.streams.audio:
+            samples = av.AudioFrame.from_ndarray(np.zeros((1, 4800), np.float32), format="fltp", layout="mono")
+            samples.sample_rate, samples.pts = 48000, 0
+            container.mux([*tone.encode(samples), *tone.encode(None)])
+        container.mux(stream.encode(None))
+    for name in ("out.mkv", "out.mp4"):
+        _copy(tmp_path / "in.mkv", tmp_path / name)
+        with av.open(str(tmp_path / name)) as container:
+            assert [track.metadata["language"] for track in container.streams.audio] == ["deu", "fra"]
+
+
 def test_sound_ends_with_a_video_that_is_cut(tmp_path):
     source = _write(tmp_path / "in.mp4", _pictures(30), sound=1.0)
 
@@ -124,6 +155,37 @@ def test_sound_that_the_new_file_cannot_hold(tmp_path):
     source = VideoFile(_write(tmp_path / "in.mp4", _pictures(4), sound=0.2))
     with pytest.raises(ValueError, match=r"aac, which \.webm files cannot hold; write a \.mkv"):
         check_video_output(tmp_path / "out.webm", source)
+
+
+def test_sound_that_only_its_codec_could_be_in_the_new_file(tmp_path):
+    """MP4 holds PCM, but not without the places of its channels, which AVI does not tell."""
+    source = VideoFile(_write(tmp_path / "in.avi", _pictures(4), sound=0.2, audio_codec="pcm_s16le"))
+    with pytest.raises(ValueError, match=r"pcm_s16le, which \.mp4 files cannot hold; write a \.mkv"):
+        check_video_output(tmp_path / "out.mp4", source)
+    _copy(source.path, tmp_path / "out.mkv")
+    assert len(_sound(tmp_path / "out.mkv")) == len(_sound(source.path))
+
+
+def test_joined_recordings_have_a_clock_that_jumps(tmp_path):
+    one = _write(tmp_path / "one.ts", _pictures(60), sound=2.0).read_bytes()
+    (tmp_path / "joined.ts").write_bytes(one + one)
+    with pytest.raises(ValueError, match=r"jump back at 2\.\d\d s.*; write it with one clock first, as with ffmpeg"):
+        _copy(tmp_path / "joined.ts", tmp_path / "out.mp4")
+    with pytest.raises(ValueError, match=r"jump back at 2\.\d\d s"):
+        list(VideoFile(tmp_path / "joined.ts"))
+    assert not list(tmp_path.glob("*out*"))
+
+
+def test_titles_come_in_any_encoding(tmp_path):
+    with av.open(str(tmp_path / "in.mkv"), "w") as container:
+        container.metadata["title"] = "cafXX"
+        stream = container.add_stream("ffv1", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        for image in _pictures(3):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode(None))
+    (tmp_path / "in.mkv").write_bytes((tmp_path / "in.mkv").read_bytes().replace(b"cafXX", b"caf\xe9\xff"))
+    assert len(list(VideoFile(tmp_path / "in.mkv"))) == 3
 
 
 @pytest.mark.parametrize("degrees", [90, 180, -90])
@@ -184,6 +246,8 @@ def test_files_that_are_no_videos(tmp_path):
     _write(tmp_path / "short.mp4", _pictures(2)[:1])
     whole = _write(tmp_path / "whole.mkv", np.random.default_rng(0).integers(0, 256, (40, 48, 64, 3), np.uint8))
     (tmp_path / "cut.mkv").write_bytes(whole.read_bytes()[:600])
+    known = _write(tmp_path / "known.mp4", _pictures(3)).read_bytes()
+    (tmp_path / "alien.mp4").write_bytes(known.replace(b"avc1", b"zzzz"))
     for name, told in (
         ("nothing.mp4", "is not a file"),
         (".", "is not a file"),
@@ -191,6 +255,7 @@ def test_files_that_are_no_videos(tmp_path):
         ("empty.mp4", "it is empty"),
         ("sound.mp4", "holds sound alone"),
         ("short.mp4", "only one frame; edit it as a picture"),
+        ("alien.mp4", "in a codec that cannot be decoded here; convert it"),
         ("cut.mkv", "no frames that can be decoded|cannot be decoded|only one frame"),
     ):
         with pytest.raises(ValueError, match=told) as caught:

@@ -9,7 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Collection
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,25 +32,38 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+# How files of a kind are written; without, JPEG and WebP would blur even what an edit leaves alone
+_JPEG: dict[str, Any] = {"quality": 95, "subsampling": 0}
+_SAVING = {".jpg": _JPEG, ".jpeg": _JPEG, ".webp": {"lossless": True}}
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 0 done, 2 bad input."""
     arguments = sys.argv[1:] if arguments is None else arguments
     options = make_parser().parse_args(arguments)
-    if options.list_tasks:
-        print(json.dumps(task_table()) if options.json else listing())
-        return 0
     try:
-        if options.jobs is not None:
-            return _run_jobs(arguments, options.json)
-        report = run(options if options.from_metadata is None else with_metadata(make_parser(), arguments))
+        status = _answer(options, arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:  # who reads has seen enough, as of `infer.py --list-tasks | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter complains when it ends
+        return 141
     except (ValueError, OSError) as error:
         print(f"infer.py: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("infer.py: interrupted", file=sys.stderr)
         return 130
+    return status
+
+
+def _answer(options: argparse.Namespace, arguments: list[str]) -> int:
+    """Does what is asked for and prints what came of it. Raises ValueError or OSError for bad input."""
+    if options.list_tasks:
+        print(json.dumps(task_table()) if options.json else listing())
+        return 0
+    if options.jobs is not None:
+        return _run_jobs(arguments, options.json)
+    report = run(options if options.from_metadata is None else with_metadata(make_parser(), arguments))
     print(json.dumps(report) if options.json else "\n".join(report["files"]))
     return 0
 
@@ -86,14 +99,15 @@ def run(options: argparse.Namespace) -> dict:
     from unireal.request import Request
     from unireal.video.windows import first_window
 
-    prompt, request = with_conditions(options, _pictures(options))
+    with _told() as warnings:
+        prompt, request = with_conditions(options, _pictures(options))
     request |= {name: getattr(options, name) for name in ("expand", "size", "context", "num_results", "num_frames")}
     asked = Request(task=options.task, prompt=prompt, **request)
     first_window(asked, source).assemble((64, 64))  # before the model is loaded
     text, image = (1.0 if scale is None else scale for scale in (options.guidance, options.image_guidance))
     Guidance(text, image)
     plugins, device = accelerations(options.accelerate), usable_device(options.device)
-    spot_mask = _check_spot_mask(options.spot_mask, plugins, spec)
+    spot_mask = _check_spot_mask(options.spot_mask, plugins, spec, output)
     _quiet()
     public = public_model(options.model)
     if public is not None:
@@ -109,7 +123,7 @@ def run(options: argparse.Namespace) -> dict:
     }
     recipe = _recipe(options, asked) if options.metadata else None
     started = time.perf_counter()
-    with collected(lambda notice: print(f"infer.py: warning: {notice}", file=sys.stderr)) as warnings:
+    with _told() as more:
         if spec.video:
             make = partial(pipeline.stream, prompt, options.task, output_type="np", **request, **how)
             comment = None if recipe is None else video_comment(recipe)
@@ -125,8 +139,13 @@ def run(options: argparse.Namespace) -> dict:
             files = _save(list(images.values()), output, infos)
             files += _save(out.edited, spot_mask) if spot_mask else []
     steps = options.steps or pipeline.config.default_steps
-    told = {"seconds": round(seconds, 3), "steps": steps, "model": str(options.model), "warnings": warnings}
+    told = {"seconds": round(seconds, 3), "steps": steps, "model": str(options.model), "warnings": warnings + more}
     return {"files": files} | told
+
+
+def _told() -> AbstractContextManager[list[str]]:
+    """What the block warns of, on stderr as it comes and in a list."""
+    return collected(lambda notice: print(f"infer.py: warning: {notice}", file=sys.stderr))
 
 
 def _chosen(images: list, number: int | None) -> dict[int, Any]:
@@ -169,8 +188,8 @@ def _pictures(options: argparse.Namespace) -> dict:
     return {
         "canvas": [load_image(p, "canvas") for p in options.canvas],
         "asset": [load_image(p, "asset") for p in options.asset],
-        "control": [(kind, load_image(p, f"{kind} control")) for kind, p in options.control],
-        "mask": None if options.mask is None else load_image(options.mask, "mask"),
+        "control": [(kind, load_image(p, f"{kind} control", kind)) for kind, p in options.control],
+        "mask": None if options.mask is None else load_image(options.mask, "mask", "mask"),
     }
 
 
@@ -192,11 +211,13 @@ def _check_output(output: Path | None, what: str = "picture", suffixes: Collecti
     return output
 
 
-def _check_spot_mask(path: str | None, plugins: tuple, spec: TaskSpec) -> Path | None:
+def _check_spot_mask(path: str | None, plugins: tuple, spec: TaskSpec, output: Path) -> Path | None:
     if path is not None and spec.video:
         raise ValueError(f"--spot-mask shows one picture, task {spec.name!r} makes a video; leave it out")
     if path is not None and "spotedit" not in [plugin.name for plugin in plugins]:
         raise ValueError("--spot-mask shows what spotedit computed; add --accelerate spotedit")
+    if path is not None and os.path.abspath(path) == os.path.abspath(output):
+        raise ValueError(f"--spot-mask and --output are both {path!r}; give another name to one of them")
     return None if path is None else _check_output(Path(path))
 
 
@@ -219,5 +240,5 @@ def _save(images: list, output: Path, how: list[dict] | None = None) -> list[str
     with ExitStack() as files:
         temporary = [files.enter_context(replacing(path, f".{os.getpid()}{path.suffix}")) for path in paths]
         for image, path, options in zip(images, temporary, how or [{}] * len(images), strict=True):
-            image.save(path, **options)
+            image.save(path, **_SAVING.get(path.suffix.lower(), {}), **options)
     return [str(path) for path in paths]

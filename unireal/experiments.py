@@ -4,6 +4,7 @@ on the command line as --section.field VALUE.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
@@ -20,7 +21,7 @@ class OptimizerConfig:
     muon_lr: learning rate of Muon; 0 gives the matrices to AdamW as well. lr: of AdamW; text_lr: of AdamW for a text
     encoder that is trained jointly, 0 for the same.
     warmup, decay: steps of linear rise at the start and fall to 0 at the end; constant between.
-    ema: decay of the averaged weights that are saved; max_grad_norm: of clipping.
+    ema: decay of the averaged weights that are saved; max_grad_norm: of clipping, 0 for none.
     """
 
     lr: float = 1e-3
@@ -32,6 +33,13 @@ class OptimizerConfig:
     decay: int = 0
     ema: float = 0.998
     max_grad_norm: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("lr", "muon_lr", "text_lr", "weight_decay", "warmup", "decay", "max_grad_norm"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"optimizer.{name} must be at least 0, got {getattr(self, name)}")
+        if not 0 <= self.ema <= 1 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"optimizer.ema is in 0..1 and betas are in 0..1, without 1, got {self.ema}, {self.betas}")
 
 
 @dataclass(frozen=True)
@@ -117,6 +125,8 @@ class TrainConfig:
     reference_weight: how many times as much reference frames (assets) weigh in attention as the text, as (step, ratio)
                 points with straight lines between, the last at 1; none for 1 always. See training.attention_warmup.
     log_every, checkpoint_every, sample_every: steps between log lines, checkpoints and sample sheets (0: none).
+    seed:       of weights, noise, times and dropout in the model; the order of samples has data.seed.
+    workers:    1 makes batches ahead in a process of their own, 0 when they are needed.
     """
 
     model: str
@@ -146,6 +156,13 @@ class TrainConfig:
         for name in ("steps", "accumulation", "log_every", "checkpoint_every", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("sample_every", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+        if self.workers not in (0, 1):
+            raise ValueError(f"workers is 1, a process that makes batches ahead, or 0, got {self.workers}")
+        if not 0 < self.changed_weight < math.inf:
+            raise ValueError(f"changed_weight must be above 0, got {self.changed_weight}")
         if self.precision not in ("no", "bf16"):
             raise ValueError(f'precision must be "no" or "bf16", got {self.precision!r}')
         if self.distillation.steps and (self.teacher.model or self.reference_weight):

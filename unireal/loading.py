@@ -20,6 +20,8 @@ from unireal.model_card import model_card
 class LoadablePipeline(DiffusionPipeline):
     """What UniRealPipeline adds to diffusers' own loading and saving."""
 
+    transformer: Any
+
     @classmethod
     def from_components(cls, parts: Components, shift: float = 1.0, **config: Any) -> Self:
         """A pipeline of freshly built or trained parts. shift: of the sampling times toward noise; config as in the
@@ -34,8 +36,11 @@ class LoadablePipeline(DiffusionPipeline):
     def from_pretrained(cls, name: str | Path, **options: Any) -> Self:
         """Loads a shipped model by name, a folder, or a hub id; safetensors only, in float32 unless dtype says else.
 
-        Raises ValueError if a folder lacks files or holds pickled weights.
+        options: as in diffusers. Raises ValueError if a folder lacks files or holds pickled weights, or if such are
+        asked for.
         """
+        if options.pop("use_safetensors", None) is False:
+            raise ValueError("weights are read from safetensors alone; leave use_safetensors out")
         if not options.keys() & {"dtype", "torch_dtype"}:
             options["dtype"] = torch.float32  # whatever it was stored in; bfloat16 is a choice, not a surprise
         path = SHIPPED.get(str(name), Path(name))
@@ -45,6 +50,17 @@ class LoadablePipeline(DiffusionPipeline):
             raise ValueError(f"model {str(name)!r} is neither a folder, a hub id, nor one of: {', '.join(SHIPPED)}")
         source = path if path.exists() else name
         return super().from_pretrained(str(source), use_safetensors=True, **options)
+
+    def save_pretrained(self, save_directory: str | Path, *arguments: Any, **options: Any) -> None:
+        """As in diffusers. Adapters are merged into the weights; unireal.model.lora.save_lora saves one alone."""
+        from unireal.model.lora import merged
+
+        transformer = self.transformer
+        try:
+            self.transformer = merged(transformer)
+            super().save_pretrained(save_directory, *arguments, **options)
+        finally:
+            self.transformer = transformer
 
     def push_to_hub(
         self,

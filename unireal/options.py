@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import re
+from collections.abc import Iterable
 from functools import partial
 from typing import Any, NoReturn
 
@@ -16,6 +17,24 @@ from unireal.sample import Role
 from unireal.tasks import CONTROL_KINDS, TASKS, Slot, TaskSpec, get_task
 from unireal.video.command import add_video_options
 
+# What other programs call it
+_ELSEWHERE = {
+    "--cfg": "--guidance",
+    "--cfg-scale": "--guidance",
+    "--fp16": "--dtype float16",
+    "--bf16": "--dtype bfloat16",
+    "--height": "--size WxH",
+    "--width": "--size WxH",
+    "--input": "--canvas",
+    "--mask-image": "--mask",
+    "--num-images": "--num-results",
+    "--num-images-per-prompt": "--num-results",
+    "--num-inference-steps": "--steps",
+    "--reference": "--asset",
+    "--text": "--prompt",
+    "-o": "--output",
+}
+
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
@@ -23,14 +42,21 @@ class _Parser(argparse.ArgumentParser):
 
     def _hint(self, message: str) -> str:
         unknown = re.match(r"unrecognized arguments: ([^\s=]+)", message)
-        close = difflib.get_close_matches(unknown[1], self._option_string_actions, n=1) if unknown else []
-        if close:
-            return f"; did you mean {close[0]}?"
+        if unknown and (meant := _meant(unknown[1], self._option_string_actions)):
+            return f"; did you mean {meant}?"
         if unknown and not unknown[1].startswith("-"):
             return "; TASK comes first, and what is not a task follows an option, such as --canvas PATH"
         if missing := re.match(r"argument ([^\s/:]+).*expected (one|at least one) argument", message):
             return f"; give it, as {missing[1]}=VALUE if it starts with a minus"
         return "; see infer.py --help"
+
+
+def _meant(option: str, known: Iterable[str]) -> str | None:
+    """The option that is likely meant by an unknown one."""
+    option = option.replace("_", "-")
+    names = {name.lstrip("-"): name for name in known}  # dashes would make all alike
+    close = difflib.get_close_matches(option.lstrip("-").lower(), names, n=1)
+    return _ELSEWHERE.get(option) or (names[close[0]] if close and option.startswith("-") else None)
 
 
 class _Help(argparse.Action):
@@ -214,7 +240,7 @@ def _borders(text: str) -> tuple[int, ...]:
 
 def _count(text: str) -> int:
     if not re.fullmatch(r"0*[1-9][0-9]{0,8}", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1, of up to 9 digits")
     return int(text)
 
 

@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase, T5EncoderModel
 from unireal.acceleration import Acceleration, Accelerations, accelerations
 from unireal.acceleration.spotedit import spot_edit
 from unireal.diffusion.guidance import Guidance
-from unireal.diffusion.sampling import checked_latents, denoise, draw_noise
+from unireal.diffusion.sampling import Generators, checked_latents, denoise, draw_noise
 from unireal.encoding import encode_samples, tell_cut_prompts
 from unireal.finishing import UniRealPipelineOutput, check_output_type, converted, finished, pasted
 from unireal.loading import LoadablePipeline
@@ -41,7 +41,7 @@ class _How:
 
     steps: int | None
     guidance: Guidance
-    generator: torch.Generator | list[torch.Generator] | None
+    generator: Generators
     callback: Any
     plugins: Accelerations
     latents: torch.Tensor | Sequence[torch.Tensor] | None = None
@@ -85,7 +85,7 @@ class UniRealPipeline(LoadablePipeline):
     @torch.no_grad()
     def __call__(
         self,
-        prompt: str | Sequence[str] | None = "",
+        prompt: str | list[str] | tuple[str, ...] | None = "",
         task: str = "edit",
         canvas: Any = None,
         asset: Any = None,
@@ -99,7 +99,7 @@ class UniRealPipeline(LoadablePipeline):
         guidance_scale: float | None = None,
         image_guidance_scale: float | None = None,
         guidance_interval: tuple[float, float] = (0.0, 1.0),
-        generator: torch.Generator | list[torch.Generator] | None = None,
+        generator: Generators = None,
         latents: torch.Tensor | Sequence[torch.Tensor] | None = None,
         output_type: str = "pil",
         callback_on_step_end: Any = None,
@@ -131,7 +131,7 @@ class UniRealPipeline(LoadablePipeline):
             raise ValueError(f"callbacks are given {self._callback_tensor_inputs}, not {sorted(unknown)}; leave it out")
         scales = self.guidance(guidance_scale, image_guidance_scale, guidance_interval)
         how = _How(num_inference_steps, scales, generator, callback_on_step_end, accelerations(accelerate), latents)
-        prompts = [prompt or ""] if prompt is None or isinstance(prompt, str) else list(prompt)
+        prompts = list(prompt) if isinstance(prompt, list | tuple) else ["" if prompt is None else prompt]
         if not prompts:
             raise ValueError("the list of prompts is empty; give one at least, which may be an empty text")
         request = Request.load(canvas, asset, control, mask, expand=expand, size=size, task=task, context=context,
@@ -167,7 +167,7 @@ class UniRealPipeline(LoadablePipeline):
             raise ValueError("a video is made window by window, from noise of its own; leave latents out")
         count = len(requests)
         videos = tee(video, count) if isinstance(video, Iterator) else (video,) * count
-        generators = how.generator if isinstance(how.generator, list) else [how.generator] * count
+        generators = how.generator if isinstance(how.generator, list | tuple) else [how.generator] * count
         if len(generators) != count:
             raise ValueError(f"{len(generators)} generators were given for {count} videos; give one for each")
         results = [

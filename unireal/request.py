@@ -71,8 +71,8 @@ class Request:
         return cls(
             canvas=[_picture(picture, "canvas") for picture in _as_list(canvas)],
             asset=[_picture(picture, "asset") for picture in _as_list(asset)],
-            control=[(kind, _picture(picture, f"{kind} control")) for kind, picture in controls],
-            mask=None if mask is None else _picture(mask, "mask"),
+            control=[(kind, _picture(picture, f"{kind} control", kind)) for kind, picture in controls],
+            mask=None if mask is None else _picture(mask, "mask", "mask"),
             **others,
         )
 
@@ -82,6 +82,7 @@ class Request:
         native_size: (H, W) for tasks whose size is free. Raises ValueError for whatever does not fit the task.
         """
         spec = get_task(self.task)
+        self._check_texts()
         self._check_numbers(spec)
         self._check_counts(spec)
         frames, mask = self._frames(spec)
@@ -142,7 +143,17 @@ class Request:
         if max(self.expand or (0,)) > MAX_SIDE:
             raise ValueError(f"--expand adds at most {MAX_SIDE} pixels on a side, got {self.expand}")
 
+    def _check_texts(self) -> None:
+        for name, text in (("prompt", self.prompt), ("context", "" if self.context is None else self.context)):
+            if not isinstance(text, str):
+                raise ValueError(f"{name} is a text, got {_type(text)}")
+            if not _is_unicode(text):
+                raise ValueError(f"the {name} is not valid UTF-8 text; type it anew")
+
     def _check_numbers(self, spec: TaskSpec) -> None:
+        for name, number in (("num_results", self.num_results), ("num_frames", self.num_frames)):
+            if number is not None and not isinstance(number, int | np.integer):
+                raise ValueError(f"{name} is a whole number, got {number!r}")
         least, most = spec.num_results if spec.num_results[1] > 1 else (1, MAX_RESULTS)
         if self.num_results is not None and not least <= self.num_results <= most:
             raise ValueError(f"task {spec.name!r} gives {least} to {most} results at once, got {self.num_results}")
@@ -194,16 +205,21 @@ def _as_list(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
-def _picture(source: Any, name: str) -> np.ndarray:
+def _picture(source: Any, name: str, kind: str = "image") -> np.ndarray:
     """uint8 (H, W, 3). Raises ValueError for what is no picture."""
     if not isinstance(source, str | Path | Image | np.ndarray):
         raise ValueError(f"{name} is a {_type(source)}; give a path, a PIL image or an array uint8 (H, W, 3)")
-    return load_image(source, name)
+    return load_image(source, name, kind)
 
 
 def _whole_numbers(values: Any, count: int) -> bool:
     whole = isinstance(values, Sequence) and all(isinstance(value, int | np.integer) for value in values)
     return whole and len(values) == count
+
+
+def _is_unicode(text: str) -> bool:
+    """Python keeps bytes of a command line that are not UTF-8 as halves of characters, which tokenizers refuse."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _type(value: Any) -> str:

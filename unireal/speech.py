@@ -47,7 +47,8 @@ def read_speech(path: str | Path, rate: int) -> np.ndarray:
         raise ValueError(f"audio {str(path)!r} is not a file; give the path of a WAV, FLAC, MP3 or other recording")
     parts: list[np.ndarray] = []
     try:
-        with av.open(str(path)) as file:
+        # Names may hold colons, which are else taken for a protocol; titles come in any encoding.
+        with av.open(f"file:{path}", metadata_errors="replace") as file:
             if not file.streams.audio:
                 raise ValueError(f"audio {str(path)!r} has no audio track; give a recording")
             resampler = av.AudioResampler(format="flt", layout="mono", rate=rate)

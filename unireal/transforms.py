@@ -7,6 +7,7 @@ Axes: H, W rows and columns in pixels; B samples.
 
 from __future__ import annotations
 
+import logging
 import os
 import warnings
 from collections.abc import Sequence
@@ -22,41 +23,62 @@ from unireal.sample import Batch, Frame, Role, Sample
 
 HOLE = 127  # grey level of unknown pixels, as in the training data
 MAX_PIXELS = 64_000_000  # of a file; larger ones are taken for decompression bombs
+MOVING = ("AVIF", "GIF", "PNG", "WEBP")  # formats in which several frames are one picture that moves
+
+_log = logging.getLogger(__name__)
 
 
-def load_image(source: str | Path | Image.Image | np.ndarray, name: str = "image") -> np.ndarray:
+def load_image(source: str | Path | Image.Image | np.ndarray, name: str = "image", kind: str = "image") -> np.ndarray:
     """A picture as uint8 (H, W, 3) RGB: EXIF orientation applied, alpha laid over white, 16 bits scaled to 8.
 
-    source: a path, a PIL image, or an array uint8 (H, W, 3) or (H, W). name: what the picture is, for messages.
-    Raises ValueError if it is of another type, missing, empty, truncated, no picture, or larger than MAX_PIXELS.
+    source: a path, a PIL image, or an array uint8 (H, W, 3) or (H, W); a mask may be bool (H, W). name: what the
+    picture is, for messages. kind: what its pixels show, as a frame's. Of a moving picture it is the first frame.
+    Raises ValueError if it is of another type, missing, empty, truncated, no picture, or larger than MAX_PIXELS, and
+    for a mask with transparent pixels.
     """
+    image = _read(source, name, kind)
+    if image.mode == "RGBA":
+        if kind == "mask" and np.asarray(image)[..., 3].min() < 255:
+            told = "has transparent pixels, which some programs take for what changes and others for what stays"
+            raise ValueError(f"{name} {told}; give it without transparency, white where to change")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return np.asarray(image).copy()
+
+
+def _read(source: str | Path | Image.Image | np.ndarray, name: str, kind: str) -> Image.Image:
+    """The picture, upright, in mode RGB or RGBA."""
     if isinstance(source, np.ndarray):
+        if kind == "mask" and source.dtype == bool:
+            source = source.astype(np.uint8) * 255
         if source.dtype != np.uint8 or 0 in source.shape or not (source.ndim == 2 or source.shape[2:] == (3,)):
             raise ValueError(f"{name} is an array {source.dtype} {source.shape}; give uint8 (H, W, 3) or (H, W)")
         source = Image.fromarray(source)
     if isinstance(source, Image.Image):
         try:
-            return _to_rgb(source)  # one that was opened is only read now
+            return _converted(source, name)  # one that was opened is only read now
         except Exception as error:  # as below
             raise ValueError(f"{name} cannot be read as a picture ({error}); give an intact one") from error
     if not isinstance(source, str | os.PathLike):
         raise ValueError(f"{name} is a {type(source).__name__}; give a path, a PIL image or an array")
     path = Path(source)
     if not path.is_file():
-        raise ValueError(f"{name} {str(path)!r} is not a file; give the path of a PNG, JPEG or other picture")
+        raise ValueError(f"{name} {str(source)!r} is not a file; give the path of a PNG, JPEG or other picture")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(path) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise Image.DecompressionBombError(f"{image.width}x{image.height} pixels, more than {MAX_PIXELS}")
-                return _to_rgb(image)
+                return _converted(image, name)
     except Exception as error:  # decoders meet damaged files with errors of almost any type
         reason = "it is empty" if path.stat().st_size == 0 else str(error).split(" '")[0]
-        raise ValueError(f"{name} {str(path)!r} cannot be read as a picture ({reason}); give an intact file") from error
+        told = f"{name} {str(path)!r} cannot be read as a picture ({reason})"
+        raise ValueError(f"{told}; give an intact file, such as PNG or JPEG") from error
 
 
-def _to_rgb(image: Image.Image) -> np.ndarray:
+def _converted(image: Image.Image, name: str) -> Image.Image:
+    if image.format in MOVING and getattr(image, "is_animated", False):
+        _log.warning("%s is a picture that moves; only its first frame is used", name)
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") or image.mode == "F":  # 16 bits in one channel, or more
         values = np.nan_to_num(np.asarray(image, dtype=np.float64))
@@ -64,11 +86,9 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
         usual = (65535,) if image.mode.startswith("I;16") else (255, 65535) if image.mode == "I" else (1, 255, 65535)
         top = next((white for white in usual if values.max() <= white), 65535)
         grey = np.clip(values / top * 255 + 0.5, 0, 255).astype(np.uint8)
-        return np.repeat(grey[..., None], 3, axis=2)
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return np.asarray(image.convert("RGB")).copy()
+        return Image.fromarray(grey).convert("RGB")
+    transparent = image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info
+    return image.convert("RGBA" if transparent else "RGB")
 
 
 def resize(image: np.ndarray, size: tuple[int, int], kind: str = "image") -> np.ndarray:

@@ -30,7 +30,8 @@ class Chat(Protocol):
         """The model's answer, the same for the same arguments as far as the model allows.
 
         schema: JSON schema of the answer; a model may use it to decode, and need not obey it. None for prose.
-        Raises Refused if the model declines, ConnectionError if it cannot be reached, ValueError if it is set up wrong.
+        Raises Refused if the model declines, ConnectionError if it cannot be reached or rejects the request, both of
+        which whoever runs the server can mend.
         """
 
 
@@ -106,13 +107,15 @@ class EndpointChat:
         return self._client
 
     def check(self) -> None:
-        """Raises ValueError if nothing answers at the URL."""
+        """Raises ValueError if nothing answers at the URL, or the key is not accepted."""
         import openai
 
         try:
             self.client.with_options(timeout=_PATIENCE, max_retries=0).models.list()
         except openai.APIConnectionError as error:
             raise ValueError(f"nothing answers at {self.url} ({_line(error)}); start the server first") from error
+        except openai.AuthenticationError as error:
+            raise ValueError(f"{self.url} does not accept the key ({_line(error)}); set OPENAI_API_KEY") from error
         except openai.OpenAIError:
             pass  # it is there; it need not tell its models
 
@@ -126,7 +129,7 @@ class EndpointChat:
                 f"{self.url} did not answer after {self.retries} retries ({_line(error)}); start it, or run again"
             ) from error
         except openai.APIStatusError as error:
-            raise ValueError(
+            raise ConnectionError(
                 f"{self.url} rejects the request ({_line(error)}); check the model's name, OPENAI_API_KEY, and whether "
                 "the server knows json_schema (endpoint-text: does without)"
             ) from error

@@ -24,7 +24,7 @@ from data_builders.builders.base import VideoBuilder, settings
 from data_builders.builders.sources import CURATIONS, FOUND, clips_of
 from data_builders.engine import Placing
 from data_builders.files import UNFINISHED, write_text
-from data_builders.shards import Failure, Job, Outcome, plan
+from data_builders.shards import Failure, Job, Outcome, holds_records, plan
 from data_builders.workers import MARKS
 
 _OURS = ("*.parquet", UNFINISHED, MARKS, GATES, *FOUND, "build.json", "failures.jsonl")
@@ -123,9 +123,10 @@ def run(builder: VideoBuilder, options: argparse.Namespace) -> None:
     write_text(options.output / "failures.jsonl", "".join(lines))
     curated = options.clips is None and CURATIONS[options.curation] is not None
     print(*filter(None, [found.told, summary(options.output, outcome, failures, curated)]), sep="\n")
-    if failures and not outcome.rows:
-        first = (outcome.failures or failures)[0]  # videos that cannot be read have been told
-        raise ValueError(f"no clip gave a record; the first of {len(failures)} failures: {first.reason}")
+    if not outcome.rows:
+        reasons = outcome.failures or outcome.empty or failures  # videos that cannot be read have been told
+        first = f"; the first of {len(failures) + len(outcome.empty)} failures: {reasons[0].reason}" if reasons else ""
+        raise ValueError(f"no clip gave a record{first}")
 
 
 def summary(folder: Path, outcome: Outcome, failures: list[Failure], curated: bool) -> str:
@@ -141,6 +142,8 @@ def summary(folder: Path, outcome: Outcome, failures: list[Failure], curated: bo
         lines.append(f"  failed  {failure.clip or failure.path}: {failure.reason}")
     if len(untold) > _LISTED:
         lines.append(f"  and {len(untold) - _LISTED} more failures")
+    if passing := sum(not failure.damaged for failure in failures):
+        lines.append(f"  {passing} of these may be gone next time; the same command tries them again")
     listed = len(failures) + len(outcome.empty)
     return "\n".join(lines + ([f"  {listed} in all, see {folder / 'failures.jsonl'}"] if listed else []))
 
@@ -162,9 +165,11 @@ def claim_folder(folder: Path, told: dict[str, Any], overwrite: bool) -> None:
         except ValueError as error:
             raise ValueError(f"{path} is damaged ({error}); give another --output, or --overwrite") from error
         other = [key for key in told if before.get(key) != told[key]]
-        if other and any(folder.glob("*.parquet")):
+        if other and any(map(holds_records, folder.glob("*.parquet"))):
             was = f"{other[0]} {before.get(other[0])!r}"
             raise ValueError(f"{str(folder)!r} holds a build with {was}; give another --output, or --overwrite")
+        if other:  # shards in which all has failed
+            _remove(folder, "*.parquet")
         if "curation" in other:
             _remove(folder, *FOUND)
     elif folder.is_dir() and any(folder.iterdir()):

@@ -9,6 +9,7 @@ import hashlib
 import itertools
 import math
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -16,7 +17,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from data_builders.clips.decode import EARLY, BadVideo, Converter, Decoded, open_video, rate_of, upright_size
+from data_builders.clips.decode import (
+    EARLY,
+    AbsentVideo,
+    BadVideo,
+    Converter,
+    Decoded,
+    open_video,
+    rate_of,
+    upright_size,
+)
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
@@ -29,6 +39,7 @@ SUFFIXES = (
 _COMPANIONS = (".json", ".npz")  # beside a video of their name they are facts about it, such as the world's
 _NO_SUFFIX = "has no suffix of a video; give the file itself to have it read"
 _HASHED_BYTES = 1 << 20  # from each end of the file
+_NO_TEXT = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")  # in names of files: line breaks, bytes that are no UTF-8
 
 
 @dataclass(frozen=True)
@@ -115,8 +126,11 @@ def find_files(paths: Iterable[str | Path]) -> tuple[list[Path], dict[Path, str]
     if missing := [path for path in given if not os.path.lexists(path)]:
         raise ValueError(f"{str(missing[0])!r} does not exist; give video files or folders that hold some")
     entered: set[str] = set()
+    others: dict[Path, str] = {}
     listed = [
-        (path, within) for one in given for path, within in (_walk(one, entered) if one.is_dir() else [(one, False)])
+        (path, within)
+        for one in given
+        for path, within in (_walk(one, entered, others) if one.is_dir() else [(one, False)])
     ]
     videos: dict[str, Path] = {}  # by the real path, rather the file itself than a link to it
     for path, within in sorted(listed, key=lambda item: item[0].is_symlink()):
@@ -124,7 +138,6 @@ def find_files(paths: Iterable[str | Path]) -> tuple[list[Path], dict[Path, str]
             videos.setdefault(os.path.realpath(path), path)
     chosen = dict.fromkeys(path for path, _ in listed if path in videos.values())
     names = {path.with_suffix("") for path in chosen}
-    others: dict[Path, str] = {}
     for path, _ in listed:
         companion = path.suffix in _COMPANIONS and path.with_suffix("") in names
         if path not in chosen and not companion:
@@ -133,9 +146,13 @@ def find_files(paths: Iterable[str | Path]) -> tuple[list[Path], dict[Path, str]
     return list(chosen), others
 
 
-def _walk(folder: Path, entered: set[str]) -> Iterator[tuple[Path, bool]]:
-    """The files within the folder, at any depth, and True."""
-    for root, folders, files in os.walk(folder, followlinks=True):
+def _walk(folder: Path, entered: set[str], closed: dict[Path, str]) -> Iterator[tuple[Path, bool]]:
+    """The files within the folder, at any depth, and True. Folders that cannot be listed go into `closed`."""
+
+    def tell(error: OSError) -> None:
+        closed[Path(os.fsdecode(error.filename))] = f"is a folder that cannot be listed ({error.strerror})"
+
+    for root, folders, files in os.walk(folder, followlinks=True, onerror=tell):
         real = os.path.realpath(root)
         if real in entered:
             folders.clear()
@@ -146,7 +163,10 @@ def _walk(folder: Path, entered: set[str]) -> Iterator[tuple[Path, bool]]:
 
 
 def video_id(path: str | Path) -> str:
-    """Stem and 8 hexadecimal digits of the content (size, first and last MiB). Raises BadVideo if it is unreadable."""
+    """Stem and 8 hexadecimal digits of the content (size, first and last MiB), text of one line in any encoding.
+
+    Raises AbsentVideo if the file cannot be read.
+    """
     try:
         with open(path, "rb") as file:
             length = os.fstat(file.fileno()).st_size
@@ -155,8 +175,9 @@ def video_id(path: str | Path) -> str:
             file.seek(max(0, length - _HASHED_BYTES))
             digest.update(file.read(_HASHED_BYTES))
     except OSError as error:
-        raise BadVideo(f"cannot be opened ({error.strerror or error})") from error
-    return f"{Path(path).stem}-{digest.hexdigest()[:8]}"
+        raise AbsentVideo(f"cannot be opened ({error.strerror or error})") from error
+    stem = _NO_TEXT.sub(lambda found: ascii(found[0])[1:-1], Path(path).stem)
+    return f"{stem}-{digest.hexdigest()[:8]}"
 
 
 def probe(path: str | Path) -> VideoInfo:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--videos", metavar="PATH", nargs="+", required=True, help="files, or folders with videos")
     parser.add_argument("--output", metavar="DIR", type=Path, required=True, help=f"gets {CLIPS} and {REPORT}")
     parser.add_argument("--overwrite", action="store_true", help="replace the files in DIR")
+    text = "processes that look at videos; 0: this one alone, which a fault of a decoder ends (default: 1)"
+    parser.add_argument("--workers", metavar="N", type=int, default=1, help=text)
     kinds: dict[str, Callable[[str], Any]] = {"size": _size_or_own, "int": int, "float": float, "float | None": float}
     for option in fields(CurationConfig):
         parser.add_argument(
@@ -34,7 +37,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Raises ValueError for bad input and OSError if the folder cannot be written."""
     from data_builders.clips.curate import curate
+    from data_builders.clips.examine import examine_all, forget_examined
+    from data_builders.engine import Placing
 
+    placing = Placing(options.workers)
     config = CurationConfig(**{option.name: getattr(options, option.name) for option in fields(CurationConfig)})
     folder: Path = options.output
     if folder.exists() and not folder.is_dir():
@@ -45,9 +51,11 @@ def run(options: argparse.Namespace) -> None:
     if not find_videos(options.videos):
         raise ValueError(f"no videos in {', '.join(options.videos)}; give files, or folders that hold some")
     folder.mkdir(parents=True, exist_ok=True)  # it is told now if that cannot be, and not after hours
-    clips, report = curate(options.videos, config, map_videos=_with_progress)
+    examine_them = partial(examine_all, folder=folder, placing=placing, settings=config.to_dict())
+    clips, report = curate(options.videos, config, map_videos=examine_them)
     write_text(folder / CLIPS, "".join(json.dumps(clip.to_dict()) + "\n" for clip in clips))
     write_text(folder / REPORT, json.dumps(report.to_dict(), indent=1) + "\n")
+    forget_examined(folder)
     print(f"{folder / CLIPS}: {len(clips)} clips\n{report.describe()}")
     if all(video.video is None for video in report.videos):
         first = report.videos[0]
@@ -73,12 +81,6 @@ def read_clips(path: str | Path) -> list[Clip]:
     if not clips:
         raise ValueError(f"{path} holds no clips; its {REPORT} tells why, if python -m data_builders clips made it")
     return clips
-
-
-def _with_progress(curator, videos: Sequence[Path]) -> Iterable:
-    from tqdm import tqdm
-
-    return tqdm(map(curator, videos), total=len(videos), unit="video", disable=None)
 
 
 def _default(value: Any) -> str:

@@ -26,6 +26,10 @@ class BadVideo(ValueError):  # noqa: N818  (a file, not a mistake of the program
     """A file that cannot be read as a video; the message is one line and says why."""
 
 
+class AbsentVideo(BadVideo):
+    """A file that is not there, or may not be read, and may be another time."""
+
+
 Decoded = Iterator[tuple[float, "VideoFrame | None"]]
 
 
@@ -37,7 +41,8 @@ def open_video(path: str | Path, start: float = 0.0, fast: bool = False) -> Iter
     A frame is None from where something cannot be decoded to the next key frame, as far as the decoder tells: some
     hide small errors by guessing, and asked not to, they refuse files that are in order. fast: without the filter that
     smooths the borders of blocks, a quarter of the work of H.264; that does not show once pictures are scaled down.
-    Raises BadVideo for what is no video, also while frames are decoded if the file cannot be read on.
+    Raises BadVideo for what is no video, also while frames are decoded if the file cannot be read on, and AbsentVideo
+    for a file that is not there or may not be read.
     """
     if start > 0:
         with _open(path, fast) as (container, stream):
@@ -53,12 +58,15 @@ def _open(path: str | Path, fast: bool) -> Iterator[tuple[InputContainer, VideoS
     import av
 
     if not Path(path).is_file():
-        raise BadVideo("is no file" if os.path.exists(path) else "does not exist, or is a link that leads nowhere")
+        if os.path.exists(path):
+            raise BadVideo("is no file")
+        raise AbsentVideo("does not exist, or is a link that leads nowhere")
     try:
         # Only local files: a playlist must not fetch anything. "file:": names may hold colons.
         container = av.open(f"file:{path}", metadata_errors="replace", options={"protocol_whitelist": "file"})
     except (av.FFmpegError, OSError, ValueError) as error:
-        raise BadVideo(f"cannot be opened as a video ({_reason(error)})") from error
+        kind = AbsentVideo if isinstance(error, PermissionError) else BadVideo
+        raise kind(f"cannot be opened as a video ({_reason(error)})") from error
     with container:
         pictured = av.stream.Disposition.attached_pic  # the cover of an album is no video
         stream = next((s for s in container.streams.video if not s.disposition & pictured), None)
@@ -111,6 +119,8 @@ def _decode(container: InputContainer, stream: VideoStream) -> Decoded:
             damaged = True
             yield clock.next(), None
             continue
+        if packet.is_keyframe and packet.is_discard:  # an edit list hides the key frame that shown ones build on
+            damaged = False
         for frame in frames:
             damaged = frame.is_corrupt or (damaged and not frame.key_frame)
             yield clock.read(frame), None if damaged else frame

@@ -94,8 +94,8 @@ def open_picture(source: Path | dict[str, Any] | None, name: str) -> Image.Image
 
 
 def load_picture(source: Path | dict[str, Any] | None, name: str) -> np.ndarray:
-    """As open_picture, as uint8 (H, W, 3) RGB; what is transparent becomes white."""
-    return _rgb(open_picture(source, name))
+    """As open_picture, as uint8 (H, W, 3) RGB; what is transparent becomes white, and 16 bits become 8."""
+    return _rgb(open_picture(source, name), name)
 
 
 def load_region(source: Path | dict[str, Any], name: str, canvas: np.ndarray | None = None) -> np.ndarray:
@@ -112,7 +112,7 @@ def load_region(source: Path | dict[str, Any], name: str, canvas: np.ndarray | N
         alpha = np.asarray(picture.getchannel("A"))
         if alpha.min() < _OPAQUE:
             return alpha < _OPAQUE
-    image = _rgb(picture)
+    image = _rgb(picture, name)
     white = (image >= _WHITE).all(axis=2)
     two_tone = (white | (image <= 255 - _WHITE).all(axis=2)).mean() > 0.95
     if canvas is None or two_tone:
@@ -120,7 +120,11 @@ def load_region(source: Path | dict[str, Any], name: str, canvas: np.ndarray | N
     return np.asarray(white & ~(canvas >= _WHITE).all(axis=2))
 
 
-def _rgb(picture: Image.Image) -> np.ndarray:
+def _rgb(picture: Image.Image, name: str) -> np.ndarray:
+    if picture.mode in ("I", "F"):  # Pillow would cut off what is above 255
+        raise ValueError(f"{name} has 32 bits, of which none says what is white; convert it to 8 or 16")
+    if picture.mode.startswith("I;16"):
+        picture = Image.fromarray((np.asarray(picture).astype(np.uint16) / 257 + 0.5).astype(np.uint8))
     if "A" in picture.getbands() or "transparency" in picture.info:
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
@@ -138,7 +142,7 @@ def text(row: dict[str, Any], column: str) -> str:
 def json_file(path: Path) -> Any:
     """Raises ValueError that names the file if it is no JSON."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))  # some programs put a mark before the text
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read as JSON ({error})") from error
 

@@ -46,13 +46,21 @@ def accelerations(chosen: str | Acceleration | Sequence[str | Acceleration]) -> 
     A name may carry settings: "spotedit:tau=0.3:judge=cosine". Raises ValueError with the nearest name for an unknown
     plug-in or setting, and for a value that the plug-in does not take.
     """
-    if isinstance(chosen, str | Acceleration):
-        chosen = [chosen]
-    return Accelerations(_parse(item) if isinstance(item, str) else item for item in chosen)
+    return Accelerations(map(_plugin, chosen if isinstance(chosen, list | tuple) else [chosen]))
+
+
+def _plugin(item: str | Acceleration) -> Acceleration:
+    if isinstance(item, str):
+        return _parse(item)
+    if not isinstance(item, Acceleration):
+        raise ValueError(f"accelerate has plug-ins or names of them ({', '.join(ACCELERATIONS)}), got {item!r}")
+    return item
 
 
 def _parse(text: str) -> Acceleration:
     name, *settings = text.split(":")
+    if "," in name:
+        raise ValueError(f"acceleration {text!r} is several names in one; give a list of them")
     plugin = lookup(ACCELERATIONS, name, "acceleration")
     known = {field.name: field for field in fields(plugin) if field.init}  # type: ignore[arg-type]
     values = {}

@@ -136,7 +136,7 @@ def spot_edit(plugins: Iterable[Acceleration]) -> SpotEdit | None:
 class _Spot(TokenChoice):
     """State of one call.
 
-    kept: bool (B, rows, columns), None if none are; last: the last choice; pixels: it as bool (B, 1, h, w).
+    kept: bool (B, rows, columns), None if none are; pixels: the last choice as bool (B, 1, h, w).
     shared, active: int64, ids of the tokens that all samples keep, and of the result tokens to compute.
     """
 
@@ -188,14 +188,14 @@ class _Spot(TokenChoice):
         return velocities
 
     def finish(self, latents: list[torch.Tensor]) -> list[torch.Tensor]:
-        self.settings.mask = (~self.last).cpu().numpy()
         if self.kept is None:
             return latents
         return [torch.where(self.pixels, self.canvas, latents[0]), *latents[1:]]
 
     def _keep(self, kept: torch.Tensor) -> None:
         """Takes a choice, bool (B, rows, columns)."""
-        self.last, self.kept = kept, kept if kept.any() else None
+        self.settings.mask = (~kept).cpu().numpy()
+        self.kept = kept if kept.any() else None
         self.neutral &= self.kept is None
         self.pixels = kept.repeat_interleave(self.patch, 1).repeat_interleave(self.patch, 2)[:, None]
         shared = kept.all(dim=0).flatten()  # (n,)

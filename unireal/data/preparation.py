@@ -51,6 +51,8 @@ class DataConfig:
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise ValueError(f"data.batch_size must be at least 1, got {self.batch_size}")
+        if self.seed < 0:
+            raise ValueError(f"data.seed must be at least 0, got {self.seed}")
         for name in ("text_dropout", "input_dropout", "context_dropout", "bad_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"data.{name} is a share in 0..1, got {getattr(self, name)}")

@@ -135,7 +135,8 @@ class ParquetSamples(Sequence[Sample]):
             counts += [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
             groups += [(file, group) for group in range(metadata.num_row_groups)]
         if not sum(counts):
-            raise ValueError(f"the .parquet files of {str(folder)!r} hold no records; write them anew")
+            told = f"the .parquet files of {str(folder)!r} hold no records"
+            raise ValueError(f"{told}; build them from other input (a builder's failures.jsonl tells why)")
         self._groups = groups  # (file, row group in it) of every row group
         self._ends = np.cumsum(counts, dtype=np.int64)  # records up to the end of every row group
         self._cache: OrderedDict[int, Any] = OrderedDict()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import signal
 import sys
 import threading
 from pathlib import Path
@@ -25,6 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
         auth = None if options.auth is None else credentials(options.auth)
         for plugin in options.plugin:
             load_plugin(plugin)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # a service is stopped so; what it wrote goes away
         engine = Engine(options.model, options.device, options.dtype)
         with served(engine, options.host, options.port, auth) as address:
             print(f"serving {options.model} at {address}", flush=True)

@@ -16,6 +16,7 @@ from unireal.demo.events import QUIET
 from unireal.demo.examples import examples_of
 from unireal.demo.form import Form
 from unireal.demo.results import Results, status
+from unireal.notices import collected
 from unireal.sample import Role
 from unireal.tasks import TASKS, TaskSpec
 
@@ -79,19 +80,22 @@ def _page(spec: TaskSpec, engine: Engine) -> Form:
             results = Results(spec)
 
     def run(*values: Any) -> Iterator[dict[Any, Any]]:
+        video = None
         try:
-            recipe, video = form.read(values)
+            with collected() as notices:
+                recipe, video = form.read(values)
             with tempfile.TemporaryDirectory(prefix="unireal-") as name:
                 folder = Path(name)
                 for news in engine.run(recipe, video, folder / f"{spec.name}.mp4"):
                     if not isinstance(news, Outcome):
                         yield results.progress(news)
                         continue
-                    for notice in news.notices:
+                    for notice in (*notices, *news.notices):
                         gr.Warning(escape(notice, quote=False))
                     yield results.finished(news, folder)
         except ValueError as error:
             told = re.sub(r"--(?=[a-z])", "", str(error))  # a visitor sees fields, not options of a command
+            told = told if video is None else told.replace(video, Path(video).name)  # nor where the server keeps things
             yield {results.status: status(f"not done: {told}"), results.result: None}
             raise gr.Error(told, print_exception=False) from error
         except Exception:

@@ -69,7 +69,8 @@ class Pictures:
             offer_more(list(self.parameters.values()), shown)
 
     def read(self, values: Mapping[str, Any], size: Size | None, native: Size) -> dict[str, Any]:
-        given = [read_picture(values[name], name, self.limits) for name in self.parameters if values[name] is not None]
+        kind, named = self.slot.kinds[0], [name for name in self.parameters if values[name] is not None]
+        given = [read_picture(values[name], name, self.limits, kind) for name in named]
         if self.slot.option == "mask":
             return {"mask": given[0]} if given else {}
         return {self.slot.option: given}

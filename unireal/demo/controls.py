@@ -33,7 +33,8 @@ class ControlFrame:
 
     def read(self, values: Mapping[str, Any], size: Size | None, native: Size) -> tuple[str, np.ndarray] | None:
         """Kind and frame uint8 (H, W, 3); None where nothing is given. Raises ValueError for marks that do not fit."""
-        kind, picture = values[f"{self.name}_kind"], read_picture(values[self.name], self.name, self.limits)
+        kind = values[f"{self.name}_kind"]
+        picture = read_picture(values[self.name], self.name, self.limits, kind)
         wanted = size or (native if picture is None else None)
         frame = marks.frame(kind, values.get(f"{self.name}_marks") or "", picture, wanted)
         return None if frame is None else (kind, frame)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from unireal.arguments import usable_device
 from unireal.demo.limits import Limits
 from unireal.metadata import Recipe, video_comment
 from unireal.notices import collected
@@ -136,9 +137,7 @@ class Engine:
 
         for library in (diffusers.utils.logging, transformers.utils.logging):
             library.disable_progress_bar()
-        device = self.device
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = usable_device(self.device)
         pipeline = UniRealPipeline.from_pretrained(self.model, dtype=getattr(torch, self.dtype)).to(device)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline

@@ -76,14 +76,14 @@ class Form:
             task=self.spec.name,
             prompt=given["prompt"] or "",
             size=size,
-            context=", ".join(given["context"] or []),
+            context=", ".join(_listed(given["context"])),
             num_results=count,
             num_frames=_whole(given.get("num_frames")),
             **frames,
         )
         how: dict[str, Any] = {name: given[name] or None for name in ("guidance", "image_guidance")}
         how |= {"seed": int(given["seed"] or 0), "steps": _whole(given["steps"])}
-        how |= {"accelerate": tuple(given["accelerate"] or ()), "dtype": self.engine.dtype}
+        how |= {"accelerate": _listed(given["accelerate"]), "dtype": self.engine.dtype}
         return Recipe(request, self.engine.model, **how), video
 
     def example(self, name: str, value: Any) -> Any:
@@ -133,3 +133,8 @@ def _number(label: str, most: float, **options: Any) -> gr.Number:
 
 def _whole(value: float | None) -> int | None:
     return int(value) if value else None
+
+
+def _listed(chosen: Sequence[str] | str | None) -> tuple[str, ...]:
+    """What is chosen from a list; a program may give one name as it is."""
+    return (chosen,) if isinstance(chosen, str) else tuple(chosen or ())

@@ -62,13 +62,14 @@ def painting_input(label: str, **options: Any) -> PaintingInput:
                          elem_classes=["editor"], **LOOKS, **options)  # fmt: skip
 
 
-def read_picture(source: Source | None, name: str, limits: Limits) -> np.ndarray | None:
-    """uint8 (H, W, 3), or None for None. Raises ValueError for what is no picture, damaged or too large."""
+def read_picture(source: Source | None, name: str, limits: Limits, kind: str = "image") -> np.ndarray | None:
+    """uint8 (H, W, 3), or None for None. kind: what the pixels show, as a frame's. Raises ValueError for what is no
+    picture, damaged or too large, and for a mask with transparent pixels."""
     from unireal.transforms import load_image
 
     if source is None:
         return None
-    return load_image(_opened(source, name, limits))
+    return load_image(_opened(source, name, limits), name, kind)
 
 
 def read_painting(painting: Painting | None, name: str, limits: Limits) -> tuple[np.ndarray | None, np.ndarray | None]:

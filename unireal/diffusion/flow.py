@@ -5,6 +5,7 @@ Axes: B batch, C latent channels, H, W latent rows and columns.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -52,8 +53,8 @@ class TimeSampling:
     shift: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.std <= 0 or self.shift <= 0:
-            raise ValueError(f"time sampling needs std > 0 and shift > 0, got std={self.std}, shift={self.shift}")
+        if not (math.isfinite(self.mean) and 0 < self.std < math.inf and 0 < self.shift < math.inf):
+            raise ValueError(f"time sampling needs numbers, std > 0 and shift > 0, got {self}")
 
     def __call__(self, batch_size: int, generator: torch.Generator) -> torch.Tensor:
         """Times float32 (B,) in 0..1."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers import FlowMatchEulerDiscreteScheduler, FlowMatchLCMScheduler
 
 from unireal.diffusion.flow import as_velocity
 from unireal.diffusion.guidance import Branch, Guidance, combine
@@ -18,6 +18,8 @@ from unireal.model.text_encoder import TextFeatures
 from unireal.model.transformer import UniRealTransformer
 from unireal.model.vae import FrameCodec
 
+SCHEDULERS = (FlowMatchEulerDiscreteScheduler, FlowMatchLCMScheduler)  # whose times are ours, and set by sigmas
+Generators = torch.Generator | list[torch.Generator] | tuple[torch.Generator, ...] | None
 Callback = Callable[[int, float, list[torch.Tensor]], list[torch.Tensor] | None]
 
 
@@ -78,17 +80,20 @@ class Accelerations(Protocol):
     def start(self, call: Call) -> Accelerator: ...
 
 
-def draw_noise(shape: tuple[int, ...], generator: torch.Generator | list[torch.Generator] | None) -> torch.Tensor:
+def draw_noise(shape: tuple[int, ...], generator: Generators) -> torch.Tensor:
     """float32 of shape (B, ...) on the CPU, drawn on the generator's device so that a seed means the same everywhere.
 
-    Raises ValueError unless a list of generators has one for each sample.
+    Raises ValueError for what is no generator, and unless a list of generators has one for each sample.
     """
-    if isinstance(generator, list):
+    if isinstance(generator, list | tuple):
         if len(generator) != shape[0]:
             raise ValueError(f"{len(generator)} generators were given for {shape[0]} samples; give one for each")
-        return torch.stack([torch.randn(shape[1:], generator=g, device=g.device).cpu() for g in generator])
+        return torch.stack([draw_noise(shape[1:], g) for g in generator])
+    if not isinstance(generator, torch.Generator | None):
+        told = f"generator is a torch.Generator or a list of them, got {type(generator).__name__}"
+        raise ValueError(f"{told}; write torch.Generator().manual_seed(SEED)")
     device = "cpu" if generator is None else generator.device
-    return torch.randn(shape, generator=generator, device=device).cpu()
+    return torch.randn(shape, generator=generator, device=device, dtype=torch.float32).cpu()
 
 
 def checked_latents(
@@ -105,7 +110,13 @@ def checked_latents(
 
 
 def sampling_times(scheduler: FlowMatchEulerDiscreteScheduler, num_steps: int, device: torch.device) -> torch.Tensor:
-    """Prepares the scheduler for num_steps from t = 1 to t = 0 and returns their times, float32 (num_steps,)."""
+    """Prepares the scheduler for num_steps from t = 1 to t = 0 and returns their times, float32 (num_steps,).
+
+    Raises ValueError for schedulers that have other times, with which nothing but noise would come out.
+    """
+    if not isinstance(scheduler, SCHEDULERS):
+        able = ", ".join(kind.__name__ for kind in SCHEDULERS)
+        raise ValueError(f"the scheduler is a {type(scheduler).__name__}; these can be used: {able}")
     sigmas = [1 - i / num_steps for i in range(num_steps)]
     scheduler.set_timesteps(sigmas=sigmas, device=device)
     return scheduler.timesteps / scheduler.config.num_train_timesteps
@@ -164,6 +175,7 @@ def denoise(
     finally:
         if accelerator is not None:
             accelerator.close()
+        transformer.reset_cache()  # of diffusers: the next call starts anew, also after an exception
     return latents
 
 

@@ -57,7 +57,7 @@ class Components:
 
 
 def build(config: ModelConfig, vocabulary: list[str], seed: int = 0) -> Components:
-    """Fresh weights, but for a frozen text encoder and the VAE, which are loaded.
+    """Fresh weights, but for a frozen text encoder and the VAE, which are loaded. Raises ValueError without the VAE.
 
     vocabulary: the words of a jointly trained text encoder's tokenizer (see `word_tokenizer`).
     """
@@ -79,7 +79,14 @@ def build(config: ModelConfig, vocabulary: list[str], seed: int = 0) -> Componen
     if config.vae is not None:
         vae_class = getattr(diffusers, config.vae_class)
         subfolder = "vae" if config.vae_class == "AutoencoderKLCogVideoX" else None
-        vae = vae_class.from_pretrained(config.vae, subfolder=subfolder, use_safetensors=True).requires_grad_(False)
+        try:
+            vae = vae_class.from_pretrained(config.vae, subfolder=subfolder, use_safetensors=True)
+        except OSError as error:
+            raise ValueError(
+                f"the VAE {config.vae!r} is no folder of an {config.vae_class} here and cannot be downloaded; make it "
+                "with python -m unireal.training.autoencoder, or download it"
+            ) from error
+        vae.requires_grad_(False)
     return Components(transformer, text_encoder, tokenizer, vae)
 
 

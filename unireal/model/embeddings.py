@@ -34,7 +34,7 @@ def frame_positions(
     """
     blocks = []
     for time, grid in zip(times, grids, strict=True):
-        t = torch.tensor([float(time)])
+        t = torch.tensor([float(time)], dtype=torch.float32)
         h, w = (torch.arange(n, dtype=torch.float32) for n in grid) if base_grid is None else _fitted(grid, base_grid)
         blocks.append(torch.cartesian_prod(t, h, w))
     return torch.cat(blocks)

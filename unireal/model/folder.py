@@ -17,7 +17,9 @@ def check_model_folder(path: Path) -> None:
     """Raises ValueError if a pipeline folder lacks files, or its weights are damaged or would have to be unpickled."""
     index = path / "model_index.json"
     if not index.is_file():
-        raise ValueError(f"model folder {str(path)!r} has no model_index.json; give a folder saved by this project")
+        inside = path / "model" / index.name
+        remedy = f"give {str(inside.parent)!r}" if inside.is_file() else "give a folder saved by this project"
+        raise ValueError(f"model folder {str(path)!r} has no model_index.json; {remedy}")
     try:
         parts = {k: v for k, v in json.loads(index.read_text()).items() if isinstance(v, list) and v[:1] != [None]}
     except (ValueError, AttributeError) as error:

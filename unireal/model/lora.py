@@ -3,11 +3,13 @@
 add_lora(pipe.transformer, rank=16)      # then train, and
 save_lora(pipe.transformer, "lora")      # adapter_model.safetensors and adapter_config.json
 load_lora(other.transformer, "lora")
+merged(pipe.transformer)                 # a copy that needs no adapter
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +55,7 @@ def save_lora(transformer: UniRealTransformer, folder: str | Path, name: str = "
         raise ValueError(f"the transformer has no LoRA {name!r} to save; call add_lora first")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    weights = get_peft_model_state_dict(transformer, adapter_name=name)
+    weights = get_peft_model_state_dict(_uncompiled(transformer), adapter_name=name)
     with replacing(folder / WEIGHTS) as unfinished:
         save_file({k: v.contiguous().cpu() for k, v in weights.items()}, unfinished)
     configs[name].save_pretrained(folder)
@@ -72,12 +74,29 @@ def load_lora(transformer: UniRealTransformer, folder: str | Path, name: str = "
         config, weights = LoraConfig.from_pretrained(str(folder)), load_file(folder / WEIGHTS)
     except (SafetensorError, ValueError, TypeError) as error:
         raise ValueError(f"LoRA folder {str(folder)!r} is damaged ({error}); fetch it again") from error
+    transformer = _uncompiled(transformer)
     _add(transformer, config, name)
     mine = get_peft_model_state_dict(transformer, adapter_name=name)
     if {k: v.shape for k, v in mine.items()} != {k: v.shape for k, v in weights.items()}:
         transformer.delete_adapters(name)
         raise ValueError(f"LoRA {str(folder)!r} was made for another model: its layers or their sizes differ")
     set_peft_model_state_dict(transformer, weights, adapter_name=name)
+
+
+def merged(transformer: UniRealTransformer) -> UniRealTransformer:
+    """A copy whose weights are those that the adapters make of them; itself if there are none."""
+    if not getattr(transformer, "peft_config", {}):
+        return transformer
+    transformer = deepcopy(transformer)
+    transformer.fuse_lora()
+    transformer.unload_lora()
+    return transformer
+
+
+def _uncompiled(transformer: UniRealTransformer) -> UniRealTransformer:
+    """What torch.compile wraps: with the wrapper, all names would begin with its own."""
+    inner: Any = getattr(transformer, "_orig_mod", transformer)
+    return inner
 
 
 def _add(transformer: UniRealTransformer, config: LoraConfig, name: str) -> None:

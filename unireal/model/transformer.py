@@ -15,12 +15,12 @@ from typing import Any, Literal
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.loaders import PeftAdapterMixin
-from diffusers.models.cache_utils import CacheMixin
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 
 from unireal.model.blocks import KeyValueMemory, OutputNorm, UniRealBlock
+from unireal.model.caches import CacheableTransformer
 from unireal.model.configuration import check_config
 from unireal.model.embeddings import (
     PatchEmbed,
@@ -38,7 +38,7 @@ from unireal.sample import Role
 TRAIN_STEPS = 1000  # the time embedding's unit: t in 0..1 is embedded as 0..1000, as in diffusers
 
 
-class UniRealTransformer(ModelMixin, ConfigMixin, CacheMixin, PeftAdapterMixin):
+class UniRealTransformer(ModelMixin, ConfigMixin, CacheableTransformer, PeftAdapterMixin):
     """
     num_layers, num_attention_heads, attention_head_dim: the stack; width D = heads * head_dim.
     in_channels:    latent channels of a frame; patch_size: latent pixels along a token's side.

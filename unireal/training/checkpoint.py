@@ -30,6 +30,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 _STATE = "state.json"
+_KEPT = {torch.optim.AdamW: {"step", "exp_avg", "exp_avg_sq"}, torch.optim.Muon: {"momentum_buffer"}}
 
 
 class RunTensors:
@@ -53,7 +54,10 @@ class RunTensors:
         return tensors
 
     def make_room(self, sizes: Mapping[str, torch.Size]) -> None:
-        """Gives the optimizers, which are empty before their first step, the tensors that a checkpoint has for them."""
+        """Gives the optimizers, which are empty before their first step, the tensors that a checkpoint has for them.
+
+        Raises ValueError for those of another optimizer.
+        """
         names: dict[torch.Tensor, str] = {parameter: name for name, parameter in self.parameters.items()}
         stored = [name.split(".", 2) for name in sizes if name.startswith("optimizer.")]
         keys: dict[str, list[str]] = {}
@@ -62,7 +66,13 @@ class RunTensors:
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 for parameter in group["params"]:
-                    for key in keys.get(names[parameter], ()):
+                    found = keys.get(names[parameter], [])
+                    if found and set(found) != _KEPT[type(optimizer)]:
+                        raise ValueError(
+                            f"{names[parameter]} was trained by another optimizer than {type(optimizer).__name__}; "
+                            "resume with optimizer.muon_lr at 0, or above, as it was"
+                        )
+                    for key in found:
                         size = sizes[f"optimizer.{key}.{names[parameter]}"]
                         if size == parameter.shape:
                             room = torch.zeros_like(parameter, requires_grad=False)
@@ -109,13 +119,21 @@ def complete_checkpoints(folder: Path) -> list[Path]:
     return sorted(p for p in folder.glob("step-*") if p.suffix != ".tmp" and (p / _STATE).is_file())
 
 
+def read_state(path: Path) -> dict[str, Any]:
+    """What a checkpoint holds besides tensors. Raises ValueError if it is damaged."""
+    try:
+        return json.loads((path / _STATE).read_text())
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from error
+
+
 def load_checkpoint(path: Path, accelerator: Accelerator, tensors: RunTensors) -> dict[str, Any]:
     """Restores weights, averages and optimizers in place; returns the state as it was saved. All processes call it.
 
     Raises ValueError if the checkpoint is damaged, or does not fit the model or what of it is trained.
     """
     try:
-        state = json.loads((path / _STATE).read_text())
+        state = read_state(path)
         if (path / "model.safetensors").is_file():
             return _load_earlier_format(path, accelerator, tensors, state)
         reader = HuggingFaceStorageReader(str(path))
@@ -123,16 +141,11 @@ def load_checkpoint(path: Path, accelerator: Accelerator, tensors: RunTensors) -
         sizes = {name: entry.size for name, entry in stored if isinstance(entry, TensorStorageMetadata)}
         tensors.make_room(sizes)
         named = tensors.named()
-        if {n: t.shape for n, t in named.items() if not n.startswith("optimizer.")} != {
-            n: size for n, size in sizes.items() if not n.startswith("optimizer.")
-        }:
-            raise ValueError(f"{path} does not fit this model; resume with the configuration it was saved with")
+        _check_fit(path, sizes, {name: tensor.shape for name, tensor in named.items()})
         with _as_os_error():
             distributed_checkpoint.load(named, storage_reader=reader, no_dist=accelerator.num_processes == 1)
-    except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
-        raise ValueError(
-            f"checkpoint {path} cannot be read ({error}); remove it to resume from an older one"
-        ) from error
+    except (OSError, SafetensorError, KeyError) as error:
+        raise _unreadable(path, error) from error
     tensors.ema.optimization_step = state["ema_steps"]
     return state
 
@@ -152,6 +165,23 @@ def _load_earlier_format(
     tensors.ema.optimization_step = state["ema_steps"]
     files = sorted(path.glob("data-*.json"), key=lambda p: int(p.stem.partition("-")[2]))
     return state | {"stage": 0, "lanes": [json.loads(file.read_text()) for file in files]}
+
+
+def _check_fit(path: Path, stored: Mapping[str, torch.Size], own: Mapping[str, torch.Size]) -> None:
+    """Raises ValueError unless weights and averages have the same names and shapes."""
+    names = [n for n in stored.keys() | own.keys() if not n.startswith("optimizer.") and stored.get(n) != own.get(n)]
+    if not names:
+        return
+    name = max(names)  # "model." comes after "ema.", and is the plainer of the two
+    there, here = (list(sizes[name]) if name in sizes else "not trained" for sizes in (stored, own))
+    raise ValueError(
+        f"{path} does not fit this model: {name.removeprefix('model.')} is {there} there, {here} here; resume with "
+        "the configuration it was saved with, or start anew from the run's model by --model"
+    )
+
+
+def _unreadable(path: Path, error: Exception) -> ValueError:
+    return ValueError(f"checkpoint {path} cannot be read ({error}); remove it to resume from an older one")
 
 
 @contextlib.contextmanager

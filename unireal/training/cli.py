@@ -19,7 +19,7 @@ from unireal.training.run_file import load_run
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Returns the exit status: 0 done, 2 bad input, 1 if the training itself failed."""
+    """Returns the exit status: 0 done, 2 bad input, 1 if the training itself failed, 130 if it was interrupted."""
     parser = _parser()
     options, overrides = parser.parse_known_args(arguments)
     try:
@@ -81,19 +81,25 @@ def _train(trainer) -> int:
     except FloatingPointError as error:
         return _failed(error, 1)
     except OSError as error:
-        from unireal.training.checkpoint import complete_checkpoints
-
-        saved = complete_checkpoints(trainer.output / "checkpoints")
-        last = f"{saved[-1]} is whole; make room and --resume" if saved else "no checkpoint was saved yet"
-        return _failed(OSError(f"cannot write to {trainer.output} ({error}); {last}"), 1)
+        return _failed(f"cannot write to {trainer.output} ({error}); {_last_saved(trainer, 'make room and ')}", 1)
+    except KeyboardInterrupt:
+        return _failed(f"interrupted; {_last_saved(trainer)}", 130)
     if trainer.accelerator.is_main_process:
         made = [str(trainer.output / name) for name in ("model", "lora") if (trainer.output / name).is_dir()]
         print(f"model saved to {' and '.join(made)}")
     return 0
 
 
-def _failed(error: Exception, status: int) -> int:
-    print(f"train.py: {' '.join(str(error).split())}", file=sys.stderr)
+def _last_saved(trainer, first: str = "") -> str:
+    """From where the run can go on. first: what must be done before."""
+    from unireal.training.checkpoint import complete_checkpoints
+
+    saved = complete_checkpoints(trainer.output / "checkpoints")
+    return f"{saved[-1]} is whole; {first}--resume" if saved else "no checkpoint was saved yet"
+
+
+def _failed(message: object, status: int) -> int:
+    print(f"train.py: {' '.join(str(message).split())}", file=sys.stderr)
     return status
 
 

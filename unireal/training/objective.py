@@ -15,6 +15,7 @@ from torch.nn.functional import adaptive_max_pool2d
 
 from unireal.diffusion.flow import add_noise, flow_loss
 from unireal.model.build import Components
+from unireal.model.packing import pad_to_multiple
 from unireal.model.text_encoder import TextFeatures
 from unireal.model.transformer import UniRealTransformer
 from unireal.sample import Batch
@@ -61,7 +62,8 @@ def prepare_step(
         return (frame if batch.text is not None else components.codec.encode(frame)).float()
 
     clean = [encode(frame) for frame in batch.results]
-    changed = adaptive_max_pool2d(batch.changed.to(device), clean[0].shape[-2:])  # (B, 1, h, w)
+    changed = pad_to_multiple(batch.changed.to(device), components.codec.multiple)  # as the frames are
+    changed = adaptive_max_pool2d(changed, clean[0].shape[-2:])  # (B, 1, h, w)
     return Step(
         condition=[encode(frame) for frame in batch.inputs],
         clean=clean,

@@ -61,7 +61,7 @@ def _merged(value: Any, changes: Any, name: str) -> Any:
     put = {}
     for key, change in changes.items():
         place = f"{name}.{key}" if name else str(key)
-        field = lookup(known, str(key).replace("-", "_"), f"field {place!r}; it")
+        field = lookup(known, str(key).replace("-", "_"), f"field of {name}" if name else "field")
         old = getattr(value, field.name)
         section = is_dataclass(old)
         put[field.name] = _merged(old, change, place) if section else _parsed(hints[field.name], change, place)
@@ -79,7 +79,7 @@ def _parsed(kind: Any, value: Any, name: str) -> Any:
         return _made(kind, value, name)
     if origin is tuple:
         if not isinstance(value, list):
-            raise ValueError(f"{name} is a list, got {value!r}")
+            raise ValueError(f"{name} is a list, got {value!r}; write it in brackets")
         if arguments[-1] is not Ellipsis and len(value) != len(arguments):
             raise ValueError(f"{name} has {len(arguments)} values, got {value!r}")
         types_ = arguments[:1] * len(value) if arguments[-1] is Ellipsis else arguments
@@ -93,7 +93,8 @@ def _parsed(kind: Any, value: Any, name: str) -> Any:
             value = float(value)
     allowed = (int, float) if kind is float else (kind,)
     if not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool):
-        raise ValueError(f"{name} is of type {kind.__name__}, got {value!r}")
+        remedy = "; put it in quotes" if kind is str else ""  # YAML takes no and off for false
+        raise ValueError(f"{name} is of type {kind.__name__}, got {value!r}{remedy}")
     return kind(value)
 
 
@@ -104,7 +105,7 @@ def _made(kind: Any, value: Any, name: str) -> Any:
     hints, known = typing.get_type_hints(kind), {field.name: field for field in fields(kind)}
     put = {}
     for key, given in value.items():
-        field = lookup(known, str(key).replace("-", "_"), f"field '{name}.{key}'; it")
+        field = lookup(known, str(key).replace("-", "_"), f"field of {name}")
         put[field.name] = _parsed(hints[field.name], given, f"{name}.{field.name}")
     required = [n for n, f in known.items() if f.default is MISSING and f.default_factory is MISSING]
     if missing := [n for n in required if n not in put]:

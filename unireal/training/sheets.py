@@ -20,7 +20,7 @@ from unireal.data.preparation import DataConfig, fitted
 from unireal.experiments import TrainConfig
 from unireal.files import replacing
 from unireal.model.build import Components
-from unireal.model.lora import save_lora
+from unireal.model.lora import merged, save_lora
 from unireal.pipeline import UniRealPipeline
 from unireal.training.start import Start
 
@@ -39,7 +39,10 @@ def averaged(ema: EMAModel, parameters: list[torch.nn.Parameter]) -> Iterator[No
 
 
 def save_model(components: Components, start: Start, config: TrainConfig, output: Path) -> None:
-    """Saves output/lora if an adapter alone was trained, else output/model, a pipeline's folder."""
+    """Saves output/model, a pipeline's folder, unless an adapter alone was trained, and output/lora if there is one.
+
+    The adapter is merged into the model.
+    """
     if config.lora.rank and not config.trainable:
         _replace(output / "lora", lambda folder: save_lora(components.transformer, folder))
     elif components.text_encoder is None:  # what was not loaded is copied
@@ -55,7 +58,7 @@ def save_model(components: Components, start: Start, config: TrainConfig, output
 
 def _save_with_encoders_of(source: Path, components: Components, folder: Path) -> None:
     shutil.copytree(source, folder, ignore=shutil.ignore_patterns("transformer"))
-    components.transformer.save_pretrained(folder / "transformer", safe_serialization=True)
+    merged(components.transformer).save_pretrained(folder / "transformer", safe_serialization=True)
 
 
 def _replace(folder: Path, save: Callable[[Path], None]) -> None:

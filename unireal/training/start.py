@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from unireal.model.folder import SHIPPED, check_model_folder, encoders_fingerpri
 from unireal.model.transformer import UniRealTransformer
 from unireal.pipeline import UniRealPipeline
 from unireal.prompts import join
+from unireal.training.checkpoint import complete_checkpoints, read_state
 
 _VOCABULARY_SAMPLES = 4000
 _KEPT = ("native_size", "default_steps", "default_guidance", "default_image_guidance")
@@ -24,20 +25,27 @@ _KEPT = ("native_size", "default_steps", "default_guidance", "default_image_guid
 @dataclass
 class Start:
     """components: without text encoder and VAE if the data is encoded already.
-    settings: of the pipeline that is saved. folder: that the model came from, None if it is fresh."""
+    settings: of the pipeline that is saved. folder: that the model came from, None if it is fresh.
+    words: that a fresh model's text encoder knows.
+    """
 
     components: Components
     settings: dict[str, Any]
     folder: Path | None = None
+    words: list[str] = field(default_factory=list)
 
 
-def load_start(config: TrainConfig) -> Start:
-    """Raises ValueError if config.model is neither a size nor a model, or the data was encoded with another model."""
+def load_start(config: TrainConfig, output: Path) -> Start:
+    """output: the run's folder, whose checkpoints tell the words that its text encoder was made for.
+
+    Raises ValueError if config.model is neither a size nor a model, or the data was encoded with another model.
+    """
     encoded = _encoded_data(config)
     if config.model in MODELS and not encoded:
         size = MODELS[config.model].native_size
-        components = build(MODELS[config.model], vocabulary(config), config.seed)
-        return Start(components, {"shift": config.time_of(-1).shift, "native_size": size})
+        words = _known_words(output) or vocabulary(config)
+        components = build(MODELS[config.model], words, config.seed)
+        return Start(components, {"shift": config.time_of(-1).shift, "native_size": size}, words=words)
     folder = SHIPPED.get(config.model, Path(config.model))
     if not folder.is_dir():
         if config.model in MODELS:
@@ -78,6 +86,12 @@ def _check_encoder(folder: Path, encoded: list[EncodedSamples]) -> None:
                 f"{str(samples.folder)!r} was encoded with {samples.about['model']!r}, whose text encoder or VAE is "
                 f"not that of {str(folder)!r}; start from it, or run python -m unireal.data precompute anew"
             )
+
+
+def _known_words(output: Path) -> list[str]:
+    """Of the run that is resumed, whatever its data is now; none if it has just begun."""
+    saved = complete_checkpoints(output / "checkpoints")
+    return read_state(saved[-1]).get("words", []) if saved else []
 
 
 def vocabulary(config: TrainConfig) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -44,7 +45,7 @@ class Trainer:
     def __init__(self, config: TrainConfig, output: Path):
         self.config, self.output = config, output
         self.accelerator = make_accelerator(config.precision, config.accumulation, output)
-        self.start = load_start(config)
+        self.start = load_start(config, output)
         self.start.settings |= settings_of(config)
         self.components = self.start.components
         choose_trainable(self.components, config)
@@ -70,13 +71,20 @@ class Trainer:
         self._losses: dict[str, list[float]] = defaultdict(list)
 
     def resume(self) -> None:
-        """Continues from the newest checkpoint. Raises ValueError if there is none."""
+        """Continues from the newest checkpoint. Raises ValueError if there is none, or none of such a run."""
         found = complete_checkpoints(self.output / "checkpoints")
         if not found:
             raise ValueError(f"no checkpoint in {self.output / 'checkpoints'}; start without --resume")
         state = load_checkpoint(found[-1], self.accelerator, self.tensors)
         self.step = state["step"]
-        if state["stage"] == self.config.stage_at(self.step):
+        stage = self.config.stage_at(self.step)
+        if state["stage"] == stage:
+            sources, before = len(self.config.course[stage].data.sources), len(state["lanes"][0]["mixture"]["counts"])
+            if sources != before:
+                raise ValueError(
+                    f"{found[-1]} stands in a mixture of {before} data sets, this one has {sources}; leave the data of "
+                    f"the stage as it was, and add one for the new data that starts at step {self.step}"
+                )
             self.lanes = state["lanes"]
         self.accelerator.print(f"resumed from {found[-1]}")
 
@@ -143,7 +151,7 @@ class Trainer:
             loss = losses.mean()
             accelerator.backward(loss)
             if accelerator.sync_gradients:
-                norm = accelerator.clip_grad_norm_(self.parameters, config.optimizer.max_grad_norm)
+                norm = accelerator.clip_grad_norm_(self.parameters, config.optimizer.max_grad_norm or math.inf)
                 self._losses["gradient norm"].append(float(whole(norm)))
             for optimizer in self.optimizers:
                 optimizer.step()
@@ -197,7 +205,8 @@ class Trainer:
     def _checkpoint(self, stage: int, own: list[dict[str, Any]]) -> None:
         turns = gather_object([own])  # of every process, one state for each turn
         lanes = [states[turn] for turn in range(self.config.accumulation) for states in turns]
-        state: dict[str, Any] = {"step": self.step, "stage": stage, "lanes": lanes, "config": asdict(self.config)}
+        state = {"step": self.step, "stage": stage, "lanes": lanes, "words": self.start.words}
+        state["config"] = asdict(self.config)
         folder = self.output / "checkpoints"
         save_checkpoint(folder, self.accelerator, self.tensors, state, self.config.keep_checkpoints)
 

@@ -15,14 +15,15 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from unireal.video.sound import JUMP, Sound, holds_sound, open_media, set_anew
+
 if TYPE_CHECKING:
-    from av import AudioStream, Packet, VideoFrame
+    from av import VideoFrame
     from av.container import InputContainer, OutputContainer
     from av.video.stream import VideoStream
 
 # Suffix of a file that is written -> its encoder.
 ENCODERS = {".mp4": "libx264", ".mov": "libx264", ".mkv": "libx264", ".webm": "libvpx-vp9"}
-_FORMATS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
 # With x264's macroblock tree, the same small frames make another file now and then
 _QUALITY = {
     "libx264": {"crf": "16", "x264-params": "mbtree=0"},
@@ -59,7 +60,7 @@ class VideoFile:
             stream = self._stream(container)
             self.rate = stream.average_rate or stream.guessed_rate or Fraction(25)
             self.time_base = stream.time_base or 1 / self.rate
-            self.audio = [sound.codec_context.name for sound in container.streams.audio]
+            self.audio = [sound.name or "of an unknown codec" for sound in container.streams.audio]
             self.comment = {name.lower(): text for name, text in container.metadata.items()}.get("comment", "")
             aspect = stream.sample_aspect_ratio or Fraction(1)
             frames = []
@@ -68,8 +69,9 @@ class VideoFile:
                 if len(frames) == 2:
                     break
         if len(frames) < 2:
-            told = "only one frame; edit it as a picture" if frames else "no frames that can be decoded"
-            raise ValueError(f"video {str(path)!r} holds {told}, or give a longer video")
+            told = "only one frame; edit it as a picture, or give a longer video"
+            told = told if frames else "no frames that can be decoded; give an intact file"
+            raise ValueError(f"video {str(path)!r} holds {told}")
         turned = _quarter_turns(frames[0]) % 2
         self.size = (frames[0].width, frames[0].height) if turned else (frames[0].height, frames[0].width)
         self.pixel_aspect = 1 / aspect if turned else aspect
@@ -79,7 +81,7 @@ class VideoFile:
         return (frame.image for frame in self.frames())
 
     def frames(self) -> Iterator[TimedFrame]:
-        """Raises ValueError where the file is damaged, or the size of its frames changes."""
+        """Raises ValueError where the file is damaged, its clock is set anew, or the size of its frames changes."""
         with self._open() as container:
             stream = self._stream(container)
             last: Fraction | None = None
@@ -93,6 +95,8 @@ class VideoFile:
                     time = Fraction(0) if last is None else last + 1 / self.rate
                 else:
                     time = frame.pts * unit
+                if last is not None and time < last - JUMP:
+                    raise set_anew(self.path, last)
                 if last is not None and time <= last:  # a broken clock: encoders need times that rise
                     time = last + self.time_base
                 last = time
@@ -102,7 +106,7 @@ class VideoFile:
         import av
 
         try:
-            return av.open(str(self.path))
+            return open_media(self.path)
         except (av.FFmpegError, ValueError) as error:
             reason = "it is empty" if self.path.stat().st_size == 0 else _reason(error)
             raise ValueError(f"{str(self.path)!r} cannot be read as a video ({reason}); give an intact file") from error
@@ -114,6 +118,8 @@ class VideoFile:
         if not streams:
             what = "sound alone" if container.streams.audio else "no video"
             raise ValueError(f"{str(self.path)!r} holds {what}; give a file with pictures that move")
+        if streams[0].codec_context is None:
+            raise ValueError(f"{str(self.path)!r} is in a codec that cannot be decoded here; convert it to H.264")
         streams[0].thread_type = "AUTO"
         return streams[0]
 
@@ -143,17 +149,11 @@ def check_video_output(path: Path, source: VideoFile | None = None) -> None:
     """Raises ValueError unless the suffix is one of ENCODERS, and such a file can hold the sound of `source`."""
     if path.suffix.lower() not in ENCODERS:
         raise ValueError(f"output {str(path)!r} must end in one of {', '.join(ENCODERS)}")
-    if source is None or not source.audio:
+    if source is None or not source.audio or holds_sound(path.suffix.lower(), source.path):
         return
-    import io
-
-    import av
-
-    with av.open(io.BytesIO(), "w", format=_FORMATS[path.suffix.lower()]) as container:
-        unknown = [codec for codec in source.audio if codec not in container.supported_codecs]
-    if unknown:
-        told = f"the sound of {source.path.name!r} is {unknown[0]}, which {path.suffix} files cannot hold"
-        raise ValueError(f"{told}; write a .mkv, or remove the sound first")
+    able = [suffix for suffix in ENCODERS if holds_sound(suffix, source.path)]
+    told = f"the sound of {source.path.name!r} is {', '.join(source.audio)}, which {path.suffix} files cannot hold"
+    raise ValueError(f"{told}; {f'write a {able[-1]}, or ' if able else ''}remove or convert the sound first")
 
 
 class VideoWriter:
@@ -202,7 +202,7 @@ class VideoWriter:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         # QuickTime's usual comments end after 64 KiB
         options = {"movflags": "use_metadata_tags"} if self.path.suffix.lower() == ".mov" else {}
-        self._container = av.open(str(self._temporary), "w", options=options)
+        self._container = av.open(f"file:{self._temporary}", "w", options=options)
         if self.comment is not None:
             self._container.metadata["comment"] = self.comment
         encoder = ENCODERS[self.path.suffix.lower()]
@@ -244,32 +244,3 @@ class VideoWriter:
         for opened in (self._container, self._sound):
             if opened is not None:
                 opened.close()
-
-
-class Sound:
-    """The sound tracks of a file, on their way into another."""
-
-    def __init__(self, path: Path, output: OutputContainer):
-        import av
-
-        self._input, self._output = av.open(str(path)), output
-        tracks: list[AudioStream] = list(self._input.streams.audio)
-        self._targets = {track.index: output.add_stream_from_template(track) for track in tracks}
-        self._packets = (packet for packet in self._input.demux(tracks) if packet.dts is not None)
-        self._next = next(self._packets, None)
-
-    def copy(self, until: Fraction | None) -> None:
-        """The packets before a time in seconds, or all that are left."""
-        while self._next is not None and (until is None or _seconds(self._next) < until):
-            packet, self._next = self._next, next(self._packets, None)
-            packet.stream = self._targets[packet.stream.index]
-            self._output.mux(packet)
-
-    def close(self) -> None:
-        self._input.close()
-
-
-def _seconds(packet: Packet) -> Fraction:
-    """When a packet is decoded."""
-    assert packet.dts is not None and packet.time_base is not None  # others are left out
-    return packet.dts * packet.time_base
