@@ -188,6 +188,11 @@ def test_other_data_begins_with_a_stage(tmp_path):
     assert resumed.components.tokenizer.get_vocab() == first.components.tokenizer.get_vocab()
 
 
+def test_an_empty_data_set_is_told():
+    with pytest.raises(ValueError, match="'test_training:Numbered' has no samples; leave it out"):
+        Mixture([Source("test_training:Numbered", options={"length": 0})])
+
+
 def test_no_clipping(tmp_path):
     free = _trainer(replace(DEBUG, optimizer=OptimizerConfig(max_grad_norm=0)), tmp_path / "free")
     loose = _trainer(replace(DEBUG, optimizer=OptimizerConfig(max_grad_norm=1e9)), tmp_path / "loose")

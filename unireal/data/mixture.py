@@ -44,6 +44,9 @@ class Mixture:
         self.probabilities = weights / weights.sum()
         self.paths = [s.path for s in sources]
         self.sources = [s.open() for s in sources]
+        for path, samples in zip(self.paths, self.sources, strict=True):
+            if isinstance(samples, Sized) and not len(samples):
+                raise ValueError(f"data set {path!r} has no samples; leave it out")
         self.seed, self.rank, self.world_size, self.bad_share = seed, rank, world_size, bad_share
         self.draw = 0  # how many numbers of the common sequence are used up
         self.counts = [0] * len(sources)  # how many of them each data set had
