@@ -21,7 +21,7 @@ from unireal.model.vae import FrameCodec
 Judge = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 # The threshold of every judge: decoder as published (arXiv 2512.22323), cosine about RegionE's (arXiv 2510.25590)
-THRESHOLDS = {"decoder": 0.2, "cosine": 0.1, "l2": 0.15}
+THRESHOLDS = {"decoder": 0.2, "cosine": 0.1, "l2": 0.1}
 TWO_MEANS_LIMIT = 2.0  # times the judge's threshold: what two-means may keep at most
 
 
