@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from xml.sax.saxutils import escape
 
 COLORS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#884422", "#444444", "#999999")
-WIDTH, HEIGHT = 760, 400  # pixels; the legend is right of the plot
+WIDTH, HEIGHT = 760, 400  # pixels; the legend is right of the plot, and makes it wider if its names are long
 LEFT, RIGHT, TOP, BOTTOM = 60, 240, 30, 50
 
 Points = Sequence[tuple[float, float]]
@@ -42,7 +42,8 @@ def line_chart(
         parts.append(f'<rect x="{WIDTH - RIGHT + 16}" y="{row - 6}" width="14" height="4" fill="{color}"/>')
         parts.append(_text(WIDTH - RIGHT + 36, row, name))
     body = "\n".join(parts)
-    box = f'viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}"'
+    whole = max(WIDTH, WIDTH - RIGHT + 44 + 7 * max(map(len, lines)))
+    box = f'viewBox="0 0 {whole} {HEIGHT}" width="{whole}" height="{HEIGHT}"'
     head = f'<svg xmlns="http://www.w3.org/2000/svg" {box} font-family="sans-serif" fill="#222">'
     return f'{head}\n<rect width="100%" height="100%" fill="white"/>\n{body}\n</svg>\n'
 
