@@ -415,12 +415,12 @@ def test_interrupted_clips_go_on_and_another_threshold_begins_anew(videos, tmp_p
     monkeypatch.setattr(Curator, "__call__", stopping)
     assert main(["clips", *shared, "--min-motion", "0", "--output", str(ended)]) == 2
     assert main(["clips", *shared, "--min-motion", "0", "--output", str(ended)]) == 0
-    assert len(seen) == 8  # each of the 7 once, and the one that ended it
+    assert len(seen) in (8, 9)  # each of the 7 once, the one that ended it, and maybe the next, which Daft had begun
     assert files(ended) == files(tmp_path / "whole")
     seen.clear()
     assert main(["clips", *shared, "--min-motion", "0", "--overwrite", "--output", str(ended)]) == 2
     assert main(["clips", *shared, "--min-motion", "1", "--overwrite", "--output", str(ended)]) == 0
-    assert len(seen) == 4 + 7
+    assert len(seen) in (4 + 7, 5 + 7)
 
 
 def test_a_video_that_ends_the_process_does_not_end_the_clips(videos, tmp_path, workers_know_tests) -> None:
