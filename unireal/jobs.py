@@ -51,7 +51,8 @@ def run_jobs(
     if not lines:
         print(f"{path} holds no jobs", file=sys.stderr)
         return
-    jobs = [(number, job, _options(parser, arguments, job, f"{path}:{number}")) for number, job in lines]
+    rest = arguments if shared.task is None else arguments[1:]  # the task stands first
+    jobs = [(n, job, _options(parser, shared.task, rest, job, f"{path}:{n}")) for n, job in lines]
     _check_outputs(path, jobs)
     note = path.with_name(f"{path.name}.done")
     done, skipped = _done(_opened(note)), 0
@@ -93,24 +94,25 @@ def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _options(
-    parser: argparse.ArgumentParser, arguments: list[str], job: dict[str, Any], where: str
+    parser: argparse.ArgumentParser,
+    task: str | None,
+    arguments: list[str],
+    job: dict[str, Any],
+    where: str,
 ) -> argparse.Namespace:
-    """The options of a job over those of the command line. Raises ValueError for what the parser refuses."""
+    """The options of a job over the task and the other arguments of the command line. Raises ValueError for what the
+    parser refuses."""
     if common := [key for key in job if key.replace("-", "_") in _FOR_ALL]:
         raise ValueError(f"{where} sets {', '.join(common)}, which all jobs share; give it on the command line")
-    shared = parser.parse_args(arguments)
     words = [word for key, value in job.items() if key != "task" for word in _words(parser, key, value, where)]
-    rest = arguments if shared.task is None else arguments[1:]  # the task stands first
-    task = job.get("task", shared.task)
+    task = job.get("task", task)
     if not isinstance(task, str | None) or str(task).startswith("-"):
         raise ValueError(f"{where}: the task is a name such as 'edit', got {json.dumps(task)}")
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            options, own = (
-                parser.parse_args([*([] if task is None else [task]), *rest, *words]),
-                parser.parse_args(words),
-            )
+            options = parser.parse_args([*([] if task is None else [task]), *arguments, *words])
+            own = parser.parse_args(words)
     except SystemExit as error:
         raise ValueError(f"{where}: {said.getvalue().strip().removeprefix('infer.py: ')}") from error
     for name, value in vars(own).items():

@@ -205,8 +205,13 @@ class Trainer:
     def _checkpoint(self, stage: int, own: list[dict[str, Any]]) -> None:
         turns = gather_object([own])  # of every process, one state for each turn
         lanes = [states[turn] for turn in range(self.config.accumulation) for states in turns]
-        state = {"step": self.step, "stage": stage, "lanes": lanes, "words": self.start.words}
-        state["config"] = asdict(self.config)
+        state = {
+            "step": self.step,
+            "stage": stage,
+            "lanes": lanes,
+            "words": self.start.words,
+            "config": asdict(self.config),
+        }
         folder = self.output / "checkpoints"
         save_checkpoint(folder, self.accelerator, self.tensors, state, self.config.keep_checkpoints)
 
