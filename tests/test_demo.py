@@ -94,7 +94,7 @@ def test_every_task_is_an_endpoint_with_its_frames_as_parameters(client):
 def test_a_downloaded_picture_is_made_again_bit_for_bit(client, tmp_path, capsys):
     _, files, report, slider, region, status = client.predict(
         prompt="Make the red circle „grün“.", canvas=handle_file(ROOM), seed=7, steps=3, guidance=1.5,
-        num_results=2, accelerate=["taylorseer:interval=2"], api_name="/edit",
+        negative_prompt="„blau“", num_results=2, accelerate=["taylorseer:interval=2"], api_name="/edit",
     )  # fmt: skip
     assert len(files) == 2 and report["instruction"] == "Make the red circle „grün“." and "done" in status
     assert not np.array_equal(pixels(files[0]), pixels(files[1]))

@@ -118,6 +118,7 @@ def mask(tmp_path):
             "--spot-mask and --output are both './o.png'",
         ),
         ("edit stray --canvas in.png --prompt x --output o.png", "unrecognized arguments"),
+        ("edit --canvas in.png --prompt x --output o.png --negative-prompt y", "give a guidance scale above 1"),
         ("edit --canvas in.png --prompt x --output o.png --guidance inf", "guidance must be"),
         ("edit --canvas in.png --prompt x --output o.png --guidance -1", "guidance must be"),
         ("edit --canvas in.png --prompt x --output o.png --image-guidance nan", "image guidance must be"),
@@ -342,7 +343,7 @@ def test_controls_assets_masks_and_perception(infer, picture, mask, tmp_path):
         "customize --asset a.png b.png --prompt IMG2",
         "insert --canvas in.png --asset a.png b.png --prompt IMG3",
         "insert --image in.png --asset a.png --mask m.png --prompt IMG3",
-        "tryon --canvas in.png --asset a.png --prompt x --guidance 2 --image-guidance 1.5",
+        "tryon --canvas in.png --asset a.png --prompt x --guidance 2 --image-guidance 1.5 --negative-prompt y",
         "restore --canvas in.png --context realistic_style".replace("_", " "),
         "compose --control edge=in.png mask=m.png --asset a.png --prompt x",
     ):

@@ -98,6 +98,20 @@ def test_passes_of_guidance(tiny_pipeline):
     assert (neutral != _edit(tiny_pipeline, guidance_scale=5.0).images[0]).any()
 
 
+@pytest.mark.parametrize("image_guidance", [1.0, 2.0])
+def test_a_negative_prompt_is_read_where_guidance_leaves_the_text_out(tiny_pipeline, image_guidance):
+    how = {"guidance_scale": 3.0, "num_inference_steps": 2, "image_guidance_scale": image_guidance}
+    plain = _edit(tiny_pipeline, **how).images[0]
+    assert (_edit(tiny_pipeline, negative_prompt="", **how).images[0] == plain).all()
+    assert (_edit(tiny_pipeline, negative_prompt="blue", **how).images[0] != plain).any()
+    # led away from the prompt itself, nothing is left of the text's guidance
+    same = {"prompt": "a red circle", "context": "", "task": "t2i", "canvas": None, "num_inference_steps": 2}
+    guided = _edit(tiny_pipeline, negative_prompt="a red circle", guidance_scale=3.0, **same).images[0]
+    assert np.abs(guided.astype(int) - _edit(tiny_pipeline, **same).images[0]).max() <= 1
+    with pytest.raises(ValueError, match="negative prompt 'blue' acts through guidance, and this call has none"):
+        _edit(tiny_pipeline, negative_prompt="blue")
+
+
 def test_combine_is_the_written_formula():
     velocities = {b: [torch.randn(2, 3, 4, 4), torch.randn(2, 3, 2, 2)] for b in (FULL, NO_TEXT, NOTHING)}
     weights = Guidance(text=3.0, image=1.7).weights(0, 4, has_images=True)

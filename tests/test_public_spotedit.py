@@ -39,6 +39,7 @@ from transformers import (
 from unireal.acceleration import ConditionCache, SpotEdit, TeaCache
 from unireal.acceleration.public import accelerated
 from unireal.model.build import word_tokenizer
+from unireal.public import PUBLIC_MODELS
 
 FACTOR, GRID = 32, 16  # the autoencoders' factor; the pipelines work at 1024 x 1024, so 16 x 16 tokens
 STEPS = 10
@@ -393,6 +394,7 @@ def test_infer_edits_with_public_weights(infer, picture, kontext_folder):
     ("arguments", "message"),
     [
         ("edit --image-guidance 2", "takes no --image-guidance"),
+        ("edit --negative-prompt blurry", "takes no --negative-prompt"),
         ("edit --context realistic style", "takes no --context"),
         ("edit --accelerate teacache", "needs a UniReal model"),
         ("depth", "is none of: edit"),
@@ -405,6 +407,14 @@ def test_infer_says_what_public_weights_do_not_take(infer, picture, kontext_fold
     words = [word.replace("_style", " style") for word in words]
     outcome = infer(*words, "--canvas", canvas, "--prompt", "x", "--output", "out.png", model=kontext_folder)
     assert outcome.status == 2 and message in outcome.err and outcome.err.count("\n") == 1
+
+
+def test_the_negative_prompt_goes_to_qwen():
+    arguments = PUBLIC_MODELS["QwenImageEditPipeline"].arguments
+    assert arguments(None, CANVAS, None, "blurry")["negative_prompt"] == "blurry"
+    assert arguments(None, CANVAS, 3.0, None)["negative_prompt"] == " "  # guidance needs one
+    with pytest.raises(ValueError, match="acts through guidance; give a scale above 1"):
+        arguments(None, CANVAS, 1.0, "blurry")
 
 
 def test_infer_refuses_other_pipelines(infer, picture, tmp_path):

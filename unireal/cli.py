@@ -91,9 +91,7 @@ def run(options: argparse.Namespace) -> dict:
     if options.metadata:
         check_metadata_output(output)
     source = open_source(options, spec, output)
-    import torch  # the slow imports come after the cheap checks
-
-    from unireal.acceleration import accelerations
+    from unireal.acceleration import accelerations  # the slow imports come after the cheap checks
     from unireal.diffusion.guidance import Guidance
     from unireal.public import public_model
     from unireal.request import Request
@@ -111,16 +109,11 @@ def run(options: argparse.Namespace) -> dict:
     _quiet()
     public = public_model(options.model)
     if public is not None:
-        public.check(options.task, request, options.image_guidance, plugins)
+        scales = {name: getattr(options, name) for name in ("image_guidance", "negative_prompt")}
+        public.check(options.task, request | scales, plugins)
     pipeline = _load(options.model, options.lora, device, options.dtype)
     pipeline.set_progress_bar_config(disable=options.json or not sys.stderr.isatty())
-    how = {
-        "num_inference_steps": options.steps,
-        "guidance_scale": options.guidance,
-        "image_guidance_scale": options.image_guidance,
-        "generator": torch.Generator().manual_seed(options.seed),
-        "accelerate": plugins,
-    }
+    how = _sampling(options) | {"accelerate": plugins}
     recipe = _recipe(options, asked) if options.metadata else None
     started = time.perf_counter()
     with _told() as more:
@@ -143,6 +136,19 @@ def run(options: argparse.Namespace) -> dict:
     return {"files": files} | told
 
 
+def _sampling(options: argparse.Namespace) -> dict[str, Any]:
+    """Arguments of the pipeline that say how to sample."""
+    import torch
+
+    return {
+        "num_inference_steps": options.steps,
+        "guidance_scale": options.guidance,
+        "image_guidance_scale": options.image_guidance,
+        "negative_prompt": options.negative_prompt,
+        "generator": torch.Generator().manual_seed(options.seed),
+    }
+
+
 def _told() -> AbstractContextManager[list[str]]:
     """What the block warns of, on stderr as it comes and in a list."""
     return collected(lambda notice: print(f"infer.py: warning: {notice}", file=sys.stderr))
@@ -157,7 +163,7 @@ def _chosen(images: list, number: int | None) -> dict[int, Any]:
 
 def _recipe(options: argparse.Namespace, asked: Request) -> Recipe:
     """What is kept of a call, so that it can be repeated."""
-    names = ("model", "seed", "steps", "guidance", "image_guidance", "dtype", "lora", "fps")
+    names = ("model", "seed", "steps", "guidance", "image_guidance", "negative_prompt", "dtype", "lora", "fps")
     return Recipe(asked, accelerate=tuple(options.accelerate), **{name: getattr(options, name) for name in names})
 
 

@@ -17,10 +17,10 @@ from unireal.transforms import collate
 _log = logging.getLogger(__name__)
 
 
-def tell_cut_prompts(parts: Components, samples: Sequence[Sample], told: set[str]) -> None:
+def tell_cut_prompts(parts: Components, samples: Sequence[Sample], negative_prompt: str, told: set[str]) -> None:
     """Logs a warning for every prompt that is longer than the model reads and not among those told of before."""
     text = parts.text
-    for prompt in dict.fromkeys(join(s.context, s.instruction) for s in samples):
+    for prompt in dict.fromkeys([*(join(s.context, s.instruction) for s in samples), negative_prompt]):
         count, lost = text.cut_off(prompt)
         if lost and prompt not in told:
             told.add(prompt)
@@ -29,14 +29,14 @@ def tell_cut_prompts(parts: Components, samples: Sequence[Sample], told: set[str
 
 
 def encode_samples(
-    parts: Components, samples: Sequence[Sample], device: torch.device, without_text: bool = True
+    parts: Components, samples: Sequence[Sample], device: torch.device, without_text: str | None = ""
 ) -> Conditions:
-    """What samples of one layout are conditioned on, on the transformer's device. without_text: whether a guidance
-    branch leaves the text out."""
+    """What samples of one layout are conditioned on, on the transformer's device. without_text: what guidance branches
+    without the text read (Guidance.without_text)."""
     batch, dtype = collate(samples), parts.transformer.dtype
     return Conditions(
         text=parts.text(batch.prompts).to(device, dtype),
-        no_text=parts.text([""] * len(samples)).to(device, dtype) if without_text else None,
+        no_text=None if without_text is None else parts.text([without_text] * len(samples)).to(device, dtype),
         frames=[parts.codec.encode(frame.to(device)).to(dtype) for frame in batch.inputs],
         roles=batch.roles.to(device),
     )

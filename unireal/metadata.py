@@ -34,7 +34,7 @@ MAX_STORED = 48 << 20  # bytes of all input pictures of a file; Pillow opens no 
 MAX_COMMENT = 8 << 20  # the same for a video; Matroska's readers take no text of more than 16 MiB
 # The options that a file may set: a file from a stranger must not name plug-ins or where to write.
 _OPTIONS = ("prompt", "expand", "size", "context", "num_results", "num_frames", "fps", "seed", "steps", "guidance",
-            "image_guidance", "accelerate", "model", "dtype")  # fmt: skip
+            "image_guidance", "negative_prompt", "accelerate", "model", "dtype")  # fmt: skip
 _PICTURES = ("canvas", "asset", "control", "mask")
 
 
@@ -43,8 +43,9 @@ class Recipe:
     """What decides the pictures of one call.
 
     model: a shipped model, a hub id or a folder. seed: of the noise. accelerate: plug-ins as infer.py takes them.
-    steps, guidance, image_guidance: None for the model's own. dtype: name of the type that the model computes in.
-    lora: folder of an adapter. fps: frames a second of a new video, None for the usual.
+    steps, guidance, image_guidance: None for the model's own. negative_prompt: see UniRealPipeline.
+    dtype: name of the type that the model computes in. lora: folder of an adapter.
+    fps: frames a second of a new video, None for the usual.
     """
 
     request: Request
@@ -53,6 +54,7 @@ class Recipe:
     steps: int | None = None
     guidance: float | None = None
     image_guidance: float | None = None
+    negative_prompt: str | None = None
     accelerate: tuple[str, ...] = ()
     dtype: str = "float32"
     lora: str | None = None
@@ -68,8 +70,8 @@ class Recipe:
             **{"prompt": request.prompt or None, "expand": expand, "size": size, "context": request.context},
             **{"num_results": request.num_results, "num_frames": request.num_frames, "fps": self.fps},
             **{"seed": self.seed, "steps": self.steps, "guidance": self.guidance},
-            **{"image_guidance": self.image_guidance, "accelerate": ",".join(self.accelerate) or None},
-            **{"model": _model_name(self.model), "dtype": self.dtype},
+            **{"image_guidance": self.image_guidance, "negative_prompt": self.negative_prompt or None},
+            **{"accelerate": ",".join(self.accelerate) or None, "model": _model_name(self.model), "dtype": self.dtype},
         }
         return {name: str(value) for name, value in given.items() if value is not None}
 

@@ -164,6 +164,7 @@ def _add_model_options(group: argparse._ArgumentGroup) -> None:
     add("--steps", type=_count, metavar="N", help="denoising steps, at least 1 (default: the model's)")
     add("--guidance", type=float, metavar="G", help="text guidance, at least 0; 1 is none (default: the model's)")
     add("--image-guidance", type=float, metavar="G", help="the same of the pictures (default: the model's)")
+    add("--negative-prompt", metavar="TEXT", help="what text guidance leads away from")
     add("--accelerate", type=_names, default=[], metavar="NAME,NAME",
         help="condition_cache, spotedit, teacache, taylorseer; with settings: spotedit:tau=0.3")  # fmt: skip
     add("--spot-mask", metavar="PATH", help="picture to write, white where spotedit computed")

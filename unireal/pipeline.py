@@ -108,6 +108,7 @@ class UniRealPipeline(LoadablePipeline):
         return_dict: bool = True,
         video: Video = None,
         num_frames: int | None = None,
+        negative_prompt: str | None = None,
     ) -> UniRealPipelineOutput | tuple[list[Any]]:
         """
         prompt:  one, or a batch that shares all other arguments. context: context prompt; None for the task's own.
@@ -115,7 +116,8 @@ class UniRealPipeline(LoadablePipeline):
         mask:    white where to change. expand: pixels to add at (left, top, right, bottom).
         size:    (height, width) of results; inputs but assets are resized to it. None keeps the canvas's size.
         num_results: results per prompt: jointly generated frames if the task has several, else variants.
-        guidance_scale, image_guidance_scale: 1 is none; guidance_interval: share of the steps in which they act.
+        guidance_scale, image_guidance_scale: 1 is none; guidance_interval: share of the steps in which they act;
+                 negative_prompt: what they lead away from, for all prompts.
         callback_on_step_end(pipe, step, t, {"latents": [...]}) may return a dict with other latents; `pipe.interrupt`
                  set to True ends the call after that step, a video with that window.
         generator: for reproducible noise; a list has one for each prompt and variant. latents: the noise itself, a
@@ -129,11 +131,9 @@ class UniRealPipeline(LoadablePipeline):
         check_output_type(output_type, "latent")
         if unknown := set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs):
             raise ValueError(f"callbacks are given {self._callback_tensor_inputs}, not {sorted(unknown)}; leave it out")
-        scales = self.guidance(guidance_scale, image_guidance_scale, guidance_interval)
+        scales = self.guidance(guidance_scale, image_guidance_scale, guidance_interval, negative_prompt)
         how = _How(num_inference_steps, scales, generator, callback_on_step_end, accelerations(accelerate), latents)
-        prompts = list(prompt) if isinstance(prompt, list | tuple) else ["" if prompt is None else prompt]
-        if not prompts:
-            raise ValueError("the list of prompts is empty; give one at least, which may be an empty text")
+        prompts = _prompts(prompt)
         request = Request.load(canvas, asset, control, mask, expand=expand, size=size, task=task, context=context,
             num_results=num_results, num_frames=num_frames)  # fmt: skip
         requests = [replace(request, prompt=prompt) for prompt in prompts]
@@ -188,6 +188,7 @@ class UniRealPipeline(LoadablePipeline):
         generator: torch.Generator | None = None,
         output_type: str = "pil",
         accelerate: str | Acceleration | Sequence[str | Acceleration] = (),
+        negative_prompt: str | None = None,
         **pictures: Any,
     ) -> Iterator[Any]:
         """The frames of a video as they are made: memory holds a window of it, whatever its length.
@@ -195,7 +196,7 @@ class UniRealPipeline(LoadablePipeline):
         Arguments as in the call. Raises ValueError for what does not fit the task when the first frame is asked for.
         """
         request = Request.load(task=task, prompt=prompt, **pictures)
-        scales = self.guidance(guidance_scale, image_guidance_scale)
+        scales = self.guidance(guidance_scale, image_guidance_scale, negative_prompt=negative_prompt)
         how = _How(num_inference_steps, scales, generator, None, accelerations(accelerate))
         self.interrupt = False
         return self._windows(request, video, output_type, how)
@@ -224,12 +225,13 @@ class UniRealPipeline(LoadablePipeline):
         return self._run(samples, _How(num_inference_steps, scales, generators, None, accelerations(accelerate)))
 
     def guidance(
-        self, text: float | None = None, image: float | None = None, interval: tuple[float, float] = (0.0, 1.0)
-    ) -> Guidance:
+        self, text: float | None = None, image: float | None = None, interval: tuple[float, float] = (0.0, 1.0),
+        negative_prompt: str | None = None,
+    ) -> Guidance:  # fmt: skip
         """Guidance with this model's defaults filled in."""
         text = self.config.default_guidance if text is None else text
         image = self.config.default_image_guidance if image is None else image
-        return Guidance(text, image, (interval[0], interval[1]))
+        return Guidance(text, image, (interval[0], interval[1]), negative_prompt or "")
 
     def _run(self, samples: Sequence[Sample], how: _How) -> list[list[np.ndarray]]:
         """Results of samples of one layout, uint8 (H, W, 3)."""
@@ -243,15 +245,12 @@ class UniRealPipeline(LoadablePipeline):
             raise ValueError(f"the number of steps must be a whole number of at least 1, got {num_steps}")
         num_steps = int(num_steps)
         parts, device = self.as_components(), self._execution_device
-        codec = parts.codec
-        tell_cut_prompts(parts, samples, how.told)
-        without_text = any(not b.text for b in how.guidance.branches(num_steps, bool(samples[0].inputs)))
+        without_text = how.guidance.without_text(num_steps, bool(samples[0].inputs))
+        tell_cut_prompts(parts, samples, without_text or "", how.told)
         given = encode_samples(parts, samples, device, without_text)
-        batch, channels = len(samples), parts.transformer.config.in_channels
+        batch, channels, codec = len(samples), parts.transformer.config.in_channels, parts.codec
         shapes = [(batch, channels, *codec.latent_size(size)) for size in samples[0].layout.results]
-        noise = how.latents
-        if noise is None:
-            noise = [draw_noise(shape, how.generator) for shape in shapes]
+        noise = [draw_noise(shape, how.generator) for shape in shapes] if how.latents is None else how.latents
         noise = checked_latents(noise, shapes, device)
         with self.progress_bar(total=num_steps) as bar:
 
@@ -293,3 +292,9 @@ class UniRealPipeline(LoadablePipeline):
         """After a call: where SpotEdit computed each first result, bool (H, W); None without SpotEdit."""
         spot, token = spot_edit(how.plugins), self.as_components().codec.multiple
         return None if spot is None else spot.regions(len(samples), samples[0].results[0].size, token)
+
+
+def _prompts(prompt: str | list[str] | tuple[str, ...] | None) -> list[str]:
+    if prompts := list(prompt) if isinstance(prompt, list | tuple) else [prompt or ""]:
+        return prompts
+    raise ValueError("the list of prompts is empty; give one at least, which may be an empty text")

@@ -31,7 +31,9 @@ from unireal.tasks import TASKS, TaskSpec, get_task
 from unireal.transforms import mask_image, paste_back, resize, threshold
 
 
-def _kontext(pipeline: DiffusionPipeline, canvas: Image.Image, guidance: float | None) -> dict[str, Any]:
+def _kontext(
+    pipeline: DiffusionPipeline, canvas: Image.Image, guidance: float | None, negative_prompt: str | None
+) -> dict[str, Any]:
     """FLUX.1-Kontext: the size of those it was trained on whose shape is nearest; guidance is an input of the model."""
     from diffusers.pipelines.flux.pipeline_flux_kontext import PREFERRED_KONTEXT_RESOLUTIONS
 
@@ -45,31 +47,35 @@ def _kontext(pipeline: DiffusionPipeline, canvas: Image.Image, guidance: float |
     return {"image": image, **size} | ({} if guidance is None else {"guidance_scale": guidance})
 
 
-def _qwen(pipeline: DiffusionPipeline, canvas: Image.Image, guidance: float | None) -> dict[str, Any]:
-    """Qwen-Image-Edit: it sizes canvas and result itself; guidance takes a second pass with an empty prompt."""
+def _qwen(
+    pipeline: DiffusionPipeline, canvas: Image.Image, guidance: float | None, negative_prompt: str | None
+) -> dict[str, Any]:
+    """Qwen-Image-Edit: it sizes canvas and result itself; guidance takes a second pass with the negative prompt."""
     scale = {} if guidance is None else {"true_cfg_scale": guidance}
-    return {"image": canvas} | scale | ({} if guidance == 1 else {"negative_prompt": " "})
+    if guidance == 1 and negative_prompt:
+        raise ValueError(f"the negative prompt {negative_prompt!r} acts through guidance; give a scale above 1")
+    return {"image": canvas} | scale | ({} if guidance == 1 else {"negative_prompt": negative_prompt or " "})
 
 
-_UNUSED = ("context", "asset", "control", "mask", "expand")
+_UNUSED = ("context", "asset", "control", "mask", "expand", "image_guidance")
 
 
 @dataclass(frozen=True)
 class PublicModel:
-    """pipeline: name of diffusers' class; arguments: its arguments for a canvas and a guidance scale."""
+    """pipeline: name of diffusers' class; unused: what infer.py knows and it does not.
+    arguments: those of its call, from itself, a canvas, a guidance scale and a negative prompt."""
 
     pipeline: str
-    arguments: Callable[[DiffusionPipeline, Image.Image, float | None], dict[str, Any]]
+    arguments: Callable[[DiffusionPipeline, Image.Image, float | None, str | None], dict[str, Any]]
+    unused: tuple[str, ...] = _UNUSED
 
-    def check(
-        self, task: str, request: Mapping[str, Any], image_guidance: float | None, plugins: Sequence[Acceleration]
-    ) -> None:
+    def check(self, task: str, request: Mapping[str, Any], plugins: Sequence[Acceleration]) -> None:
         """Raises ValueError for what such a model does not take: before its weights are loaded."""
         if not _edits(get_task(task)):
             able = ", ".join(name for name, spec in TASKS.items() if _edits(spec))
             raise ValueError(f"a {self.pipeline} edits one image by an instruction: task {task!r} is none of: {able}")
-        unused = {name: request.get(name) for name in _UNUSED} | {"image_guidance": image_guidance}
-        for name, value in unused.items():
+        for name in self.unused:
+            value = request.get(name)
             if value is not None and np.size(value):
                 raise ValueError(f"a {self.pipeline} takes no --{name.replace('_', '-')}; leave it out")
         for plugin in plugins:
@@ -85,7 +91,7 @@ class PublicModel:
 PUBLIC_MODELS: dict[str, PublicModel] = {
     model.pipeline: model
     for model in (
-        PublicModel("FluxKontextPipeline", _kontext),
+        PublicModel("FluxKontextPipeline", _kontext, (*_UNUSED, "negative_prompt")),
         PublicModel("QwenImageEditPipeline", _qwen),
         PublicModel("QwenImageEditPlusPipeline", _qwen),
     )
@@ -138,6 +144,7 @@ class PublicPipeline:
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         image_guidance_scale: float | None = None,
+        negative_prompt: str | None = None,
         generator: torch.Generator | None = None,
         accelerate: str | Acceleration | Sequence[str | Acceleration] = (),
         **others: Any,
@@ -147,11 +154,12 @@ class PublicPipeline:
         from unireal.acceleration.public import accelerated  # imports the public transformers
 
         plugins = accelerations(accelerate)
-        self.model.check(task, others, image_guidance_scale, plugins)
+        others |= {"image_guidance": image_guidance_scale, "negative_prompt": negative_prompt}
+        self.model.check(task, others, plugins)
         if len(canvas) != 1:
             raise ValueError(f"a {self.model.pipeline} edits one canvas, got {len(canvas)}")
         source, count = canvas[0] if size is None else resize(canvas[0], size), num_results or 1
-        arguments = self.model.arguments(self.pipeline, Image.fromarray(source), guidance_scale)
+        arguments = self.model.arguments(self.pipeline, Image.fromarray(source), guidance_scale, negative_prompt)
         arguments |= {"prompt": prompt, "generator": generator, "num_images_per_prompt": count}
         if num_inference_steps is not None:
             arguments["num_inference_steps"] = num_inference_steps

@@ -163,6 +163,7 @@ class Engine:
             "num_inference_steps": recipe.steps,
             "guidance_scale": recipe.guidance,
             "image_guidance_scale": recipe.image_guidance,
+            "negative_prompt": recipe.negative_prompt,
             "generator": torch.Generator().manual_seed(recipe.seed),
             "accelerate": recipe.accelerate,
         }

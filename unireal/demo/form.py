@@ -56,10 +56,10 @@ class Form:
         from unireal.request import Request
 
         given = dict(zip(self.parameters, values, strict=True))
-        if len(given["prompt"] or "") > self.limits.prompt:
-            raise ValueError(
-                f"the prompt has {len(given['prompt'])} characters; up to {self.limits.prompt} can be used"
-            )
+        for name in ("prompt", "negative_prompt"):
+            if (length := len(given[name] or "")) > self.limits.prompt:
+                told = name.replace("_", " ")
+                raise ValueError(f"the {told} has {length} characters; up to {self.limits.prompt} can be used")
         native = self.engine.pipeline().config.native_size
         width, height = _whole(given["width"]), _whole(given["height"])
         if (width is None) != (height is None):
@@ -81,7 +81,7 @@ class Form:
             num_frames=_whole(given.get("num_frames")),
             **frames,
         )
-        how: dict[str, Any] = {name: given[name] or None for name in ("guidance", "image_guidance")}
+        how: dict[str, Any] = {name: given[name] or None for name in ("guidance", "image_guidance", "negative_prompt")}
         how |= {"seed": int(given["seed"] or 0), "steps": _whole(given["steps"])}
         how |= {"accelerate": _listed(given["accelerate"]), "dtype": self.engine.dtype}
         return Recipe(request, self.engine.model, **how), video
@@ -114,6 +114,9 @@ class Form:
             settings["steps"] = _number("steps", limits.steps, precision=0)
             settings["guidance"] = _number("guidance", 30)
             settings["image_guidance"] = _number("image guidance", 30)
+        settings["negative_prompt"] = gr.Textbox(
+            "", label="negative prompt", info="what text guidance leads away from", max_length=limits.prompt
+        )
         with gr.Row():
             settings["width"] = _number("width", limits.side, precision=0)
             settings["height"] = _number("height", limits.side, precision=0)

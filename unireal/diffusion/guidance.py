@@ -31,11 +31,12 @@ NOTHING = Branch("nothing", False, False)
 @dataclass(frozen=True)
 class Guidance:
     """text, image: guidance scales; 1 is none. interval: share of the sampling steps (from, to) in which guidance acts
-    (Kynkaanniemi et al., arXiv 2404.07724)."""
+    (Kynkaanniemi et al., arXiv 2404.07724). negative_prompt: what branches without the text read in its place."""
 
     text: float = 1.0
     image: float = 1.0
     interval: tuple[float, float] = (0.0, 1.0)
+    negative_prompt: str = ""
 
     def __post_init__(self) -> None:
         for name, scale in (("guidance", self.text), ("image guidance", self.image)):
@@ -59,6 +60,18 @@ class Guidance:
     def branches(self, num_steps: int, has_images: bool) -> set[Branch]:
         """All branches that some step computes."""
         return {branch for step in range(num_steps) for branch in self.weights(step, num_steps, has_images)}
+
+    def without_text(self, num_steps: int, has_images: bool) -> str | None:
+        """What branches without the text read, None if no step computes one. Raises ValueError for a negative prompt
+        that nothing would read."""
+        if any(not branch.text for branch in self.branches(num_steps, has_images)):
+            return self.negative_prompt
+        if self.negative_prompt:
+            raise ValueError(
+                f"the negative prompt {self.negative_prompt!r} acts through guidance, and this call has none; give a "
+                "guidance scale above 1, or leave it out"
+            )
+        return None
 
 
 def combine(velocities: dict[Branch, list[torch.Tensor]], weights: dict[Branch, float]) -> list[torch.Tensor]:
