@@ -13,7 +13,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from data_builders.world.recipes import RECIPES, scene_of, world_sample
+from data_builders.world.recipes import RECIPES, sample_and_scene
 from data_builders.world.stream import TEST_SEEDS
 from unireal.evaluation.exams import Item
 from unireal.evaluation.report import Example, Report
@@ -55,7 +55,7 @@ def section(spec: TaskSpec) -> str:
 
 def save_example(pipeline: UniRealPipeline, spec: TaskSpec) -> None:
     recipe = recipe_of(spec)
-    item = Item(world_sample(recipe, TEST_SEEDS), scene_of(recipe, TEST_SEEDS))
+    item = Item(*sample_and_scene(recipe, TEST_SEEDS))
     inputs = [frame.image for frame in item.sample.inputs]
     output = item.finished(pipeline.generate([item.question()])[0])
     example = Example(spec.name, item.sample.instruction, inputs, item.truth, output)

@@ -33,7 +33,7 @@ from unireal.demo.examples import EXAMPLES, examples_of
 from unireal.demo.limits import Limits
 from unireal.demo.results import overlay
 from unireal.demo.server import credentials, served
-from unireal.metadata import Recipe, save_png, weights_fingerprint
+from unireal.metadata import Recipe, png_infos, save_png, weights_fingerprint
 from unireal.request import Request
 from unireal.sample import Role
 from unireal.tasks import TASKS, Slot, TaskSpec
@@ -502,7 +502,7 @@ def test_pictures_of_others_are_refused(record, told, tmp_path, capsys):
 def test_inputs_that_are_too_large_are_left_out(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("unireal.metadata.MAX_STORED", 100)
     recipe = Recipe(Request("edit", "Make it red.", canvas=[pixels(ROOM)]))
-    path = save_png(Image.new("RGB", (64, 64)), tmp_path / "a.png", recipe)
+    path = save_png(Image.new("RGB", (64, 64)), tmp_path / "a.png", *png_infos(recipe))
     again = ["--from-metadata", str(path), "--output", str(tmp_path / "b.png")]
     assert infer_main(again) == 2 and "give --canvas" in capsys.readouterr().err
     assert infer_main([*again, "--canvas", str(ROOM)]) == 0

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unireal.metadata import Recipe, png_info, video_comment
+from unireal.metadata import Recipe, png_infos, video_comment
 from unireal.model.lora import add_lora, save_lora
 from unireal.request import Request
 from unireal.video.files import ENCODERS, VideoFile, VideoWriter
@@ -119,8 +119,8 @@ def test_where_it_cannot_be_kept(infer, picture, tmp_path):
 
 def test_results_that_a_file_cannot_have(infer, tmp_path):
     recipe = Recipe(Request("t2i", "red"))
-    for number in (-1, 5):
-        Image.new("RGB", (4, 4)).save(tmp_path / "a.png", pnginfo=png_info(recipe, number))
+    for info in png_infos(recipe, (-1, 5)):
+        Image.new("RGB", (4, 4)).save(tmp_path / "a.png", pnginfo=info)
         done = infer("--from-metadata", "a.png", "--output", "b.png", model=None)
         assert done.status == 2 and done.err.count("\n") == 1 and not (tmp_path / "b.png").exists()
         assert "does not say what made it" in done.err or "result 6 of 1" in done.err

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from benchmarks.long_videos import seams
-from data_builders.world.recipes import RECIPES, TRAINED, scene_of, world_sample
+from data_builders.world.recipes import RECIPES, TRAINED, sample_and_scene, world_sample
 from data_builders.world.render import render
 from data_builders.world.stream import WorldStream
 from data_builders.world.video import WorldVideo
@@ -67,7 +67,7 @@ def test_all_video_edits_occur():
 
 def test_a_picture_goes_on_at_the_speed_of_training_videos():
     for seed in range(20):
-        sample, scene = world_sample("image_to_video", seed), scene_of("image_to_video", seed)
+        sample, scene = sample_and_scene("image_to_video", seed)
         np.testing.assert_array_equal(sample.inputs[0].image, render(scene).image)
         ending = endings(scene, sample.source["mover"], len(sample.results))[sample.source["motion"]]
         np.testing.assert_array_equal(sample.results[-1].image, render(ending).image)
@@ -82,7 +82,7 @@ def test_compositions_are_never_trained():
 
 
 def test_compositions_show_what_they_say():
-    sample, scene = world_sample("customize2_mask", 4), scene_of("customize2_mask", 4)
+    sample, scene = sample_and_scene("customize2_mask", 4)
     np.testing.assert_array_equal(sample.results[1].image[..., 0] > 127, render(scene).masks[1])
     sample = world_sample("insert_mask", 4)
     np.testing.assert_array_equal(sample.results[1].image[..., 0] > 127, sample.mask)

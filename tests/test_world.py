@@ -14,7 +14,7 @@ from data_builders.__main__ import main
 from data_builders.world.draw import dilate
 from data_builders.world.export import write_video
 from data_builders.world.looks import STYLES
-from data_builders.world.recipes import RECIPES, TRAINED, get_recipe, scene_of, world_sample
+from data_builders.world.recipes import RECIPES, TRAINED, get_recipe, sample_and_scene, world_sample
 from data_builders.world.render import DEPTH_RANGE, decode_depth, encode_depth, render
 from data_builders.world.scene import UNSEEN_PAIRS, sample_scene
 from data_builders.world.stream import WorldStream
@@ -79,8 +79,8 @@ def test_the_world_has_an_edit_of_every_type_of_the_survey() -> None:
 @pytest.mark.parametrize("name", ["turn", "expression"])
 def test_pose_and_expression_change_nothing_but_one_thing(name: str) -> None:
     for seed in range(20):
-        sample = world_sample(name, seed)
-        scene, target = scene_of(name, seed), sample.source["target"]
+        sample, scene = sample_and_scene(name, seed)
+        target = sample.source["target"]
         of_target = [thing.color == target["color"] and thing.shape == target["shape"] for thing in scene.things]
         around = dilate(np.any([m for m, t in zip(render(scene).masks, of_target, strict=True) if t], axis=0))
         before, after = sample.inputs[0].image, sample.results[0].image
@@ -157,7 +157,7 @@ def test_depth_survives_its_picture() -> None:
 
 def test_segment_shows_where_the_named_thing_is() -> None:
     for seed in range(10):
-        sample, scene = world_sample("segment", seed), scene_of("segment", seed)
+        sample, scene = sample_and_scene("segment", seed)
         index = [t.name in sample.instruction for t in scene.things].index(True)
         np.testing.assert_array_equal(sample.results[0].image[..., 0] == 255, render(scene).masks[index])
 

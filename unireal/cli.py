@@ -18,7 +18,7 @@ from unireal.arguments import usable_device
 from unireal.conditions import with_conditions
 from unireal.files import replacing
 from unireal.jobs import run_jobs
-from unireal.metadata import Recipe, check_metadata_output, png_info, video_comment, with_metadata
+from unireal.metadata import Recipe, check_metadata_output, png_infos, video_comment, with_metadata
 from unireal.notices import collected
 from unireal.options import listing, make_parser, task_table
 from unireal.tasks import TASKS, TaskSpec, get_task
@@ -128,7 +128,7 @@ def run(options: argparse.Namespace) -> dict:
             out = pipeline(prompt, task=options.task, **request, **how)
             seconds = time.perf_counter() - started
             images = _chosen([image for frames in out.results for image in frames], options.result)
-            infos = [{} if recipe is None else {"pnginfo": png_info(recipe, number)} for number in images]
+            infos = [{} for _ in images] if recipe is None else [{"pnginfo": i} for i in png_infos(recipe, images)]
             files = _save(list(images.values()), output, infos)
             files += _save(out.edited, spot_mask) if spot_mask else []
     steps = options.steps or pipeline.config.default_steps

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import base64
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from importlib.metadata import version
@@ -84,24 +84,26 @@ class Recipe:
             yield "mask", None, self.request.mask
 
 
-def save_png(image: Image.Image, path: Path, recipe: Recipe, number: int = 0) -> Path:
-    """Writes the result with this number, counted over all results of the call, and what made it."""
+def save_png(image: Image.Image, path: Path, info: PngImagePlugin.PngInfo) -> Path:
+    """Writes a result and what made it."""
     with replacing(path) as temporary:
-        image.save(temporary, "PNG", pnginfo=png_info(recipe, number))
+        image.save(temporary, "PNG", pnginfo=info)
     return path
 
 
-def png_info(recipe: Recipe, number: int = 0) -> PngImagePlugin.PngInfo:
-    """What made the result with this number, for Pillow's `save`."""
-    chunks = PngImagePlugin.PngInfo()
-    for name, text in _texts(recipe, number, MAX_STORED).items():
-        chunks.add_text(name, text)
-    return chunks
+def png_infos(recipe: Recipe, numbers: Iterable[int] = (0,)) -> list[PngImagePlugin.PngInfo]:
+    """What made the results with these numbers, counted over all results of the call, for Pillow's `save`."""
+    infos = []
+    for texts in _texts(recipe, numbers, MAX_STORED):
+        infos.append(PngImagePlugin.PngInfo())
+        for name, text in texts.items():
+            infos[-1].add_text(name, text)
+    return infos
 
 
 def video_comment(recipe: Recipe) -> str:
     """What made a video, for its container."""
-    return json.dumps(_texts(recipe, 0, MAX_COMMENT))
+    return json.dumps(next(_texts(recipe, (0,), MAX_COMMENT)))
 
 
 def check_metadata_output(path: Path) -> None:
@@ -110,18 +112,19 @@ def check_metadata_output(path: Path) -> None:
         raise ValueError(f"--metadata is kept in PNG files and videos; {str(path)!r} is neither, name it .png")
 
 
-def _texts(recipe: Recipe, number: int, room: int) -> dict[str, str]:
-    """The texts of a file. room: bytes of the input pictures above which they are left out."""
+def _texts(recipe: Recipe, numbers: Iterable[int], room: int) -> Iterator[dict[str, str]]:
+    """The texts of the files of these results. room: bytes of the input pictures above which they are left out."""
     pictures = list(recipe.pictures())
     record = {
-        **{"version": version("unireal"), "task": recipe.request.task, "options": recipe.options(), "result": number},
+        **{"version": version("unireal"), "task": recipe.request.task, "options": recipe.options()},
         "weights": weights_fingerprint(recipe.model),
         "lora": None if recipe.lora is None else _model_name(recipe.lora),
         "pictures": [{"option": option, "kind": kind} for option, kind, _ in pictures],
     }
     encoded = [_base64(picture) for _, _, picture in pictures]
-    stored = encoded if sum(map(len, encoded)) <= room else []
-    return {KEY: json.dumps(record)} | {f"{KEY} picture {i}": text for i, text in enumerate(stored, start=1)}
+    kept = encoded if sum(map(len, encoded)) <= room else []
+    stored = {f"{KEY} picture {i}": text for i, text in enumerate(kept, start=1)}
+    yield from ({KEY: json.dumps(record | {"result": number})} | stored for number in numbers)
 
 
 def add_metadata_options(parser: argparse.ArgumentParser) -> None:

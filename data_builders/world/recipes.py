@@ -111,8 +111,23 @@ def world_sample(
     what is edited or asked for, with its state in the result under "after".
     Raises ValueError for an unknown recipe, a negative seed, a size below 8 or a photo_share outside 0..1.
     """
+    return sample_and_scene(recipe_name, seed, size, unseen=unseen, photo_share=photo_share)[0]
+
+
+def sample_and_scene(
+    recipe_name: str,
+    seed: int,
+    size: tuple[int, int] = (64, 64),
+    *,
+    unseen: bool = False,
+    photo_share: float = 0.0,
+) -> tuple[Sample, Scene]:
+    """world_sample's sample, and the scene of its canvas or, where there is none, of its first result."""
     recipe = get_recipe(recipe_name)
-    made = _make(recipe, seed, size, unseen, photo_share)
+    if seed < 0:
+        raise ValueError(f"a seed is a whole number from 0, got {seed}; give a positive one")
+    rng = np.random.default_rng((seed, zlib.crc32(recipe.name.encode())))
+    made = recipe.make(Draw(rng, size, unseen, photo_share))
     source = {
         "video": f"world-{recipe.name}-{seed}",
         "builder": "world",
@@ -126,23 +141,5 @@ def world_sample(
         **made.facts,
     }
     context = TASKS[recipe.task].context if recipe.context is None else recipe.context
-    return Sample(recipe.task, made.instruction, context, made.inputs, made.results, made.mask, source)
-
-
-def scene_of(
-    recipe_name: str,
-    seed: int,
-    size: tuple[int, int] = (64, 64),
-    *,
-    unseen: bool = False,
-    photo_share: float = 0.0,
-) -> Scene:
-    """The scene of the canvas, or of the first result where there is no canvas, of world_sample's sample."""
-    return _make(get_recipe(recipe_name), seed, size, unseen, photo_share).scene
-
-
-def _make(recipe: Recipe, seed: int, size: tuple[int, int], unseen: bool, photo_share: float) -> Made:
-    if seed < 0:
-        raise ValueError(f"a seed is a whole number from 0, got {seed}; give a positive one")
-    rng = np.random.default_rng((seed, zlib.crc32(recipe.name.encode())))
-    return recipe.make(Draw(rng, size, unseen, photo_share))
+    sample = Sample(recipe.task, made.instruction, context, made.inputs, made.results, made.mask, source)
+    return sample, made.scene

@@ -11,7 +11,7 @@ import numpy as np
 
 from unireal.demo.engine import Outcome, Progress
 from unireal.demo.examples import examples_of
-from unireal.metadata import save_png
+from unireal.metadata import png_infos, save_png
 from unireal.sample import Role
 from unireal.tasks import TaskSpec
 
@@ -73,9 +73,10 @@ class Results:
         if outcome.video is not None:
             return done | {self.result: str(outcome.video), self.files: [str(outcome.video)]}
         stem = f"{self.spec.name}_{outcome.recipe.seed}"
+        infos = png_infos(outcome.recipe, range(len(outcome.images)))
         paths = [
-            str(save_png(image, folder / f"{stem}_{i + 1}.png", outcome.recipe, i))
-            for i, image in enumerate(outcome.images)
+            str(save_png(image, folder / f"{stem}_{i}.png", info))
+            for i, (image, info) in enumerate(zip(outcome.images, infos, strict=True), start=1)
         ]
         first, before = np.asarray(outcome.images[0]), canvas_of(outcome)
         return done | {

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from data_builders.world.recipes import RECIPES, TRAINED, VERSION, scene_of, world_sample
+from data_builders.world.recipes import RECIPES, TRAINED, VERSION, sample_and_scene, world_sample
 from data_builders.world.render import render
 from data_builders.world.stream import TEST_SEEDS
 from unireal.evaluation.benchmarks.sources import safe_id
@@ -49,7 +49,7 @@ class Subset:
         """The held-out samples of a recipe: share * limit of them, at least one."""
         options: dict[str, Any] = {"size": size, "unseen": self.unseen, "photo_share": self.photo_share}
         seeds = range(TEST_SEEDS, TEST_SEEDS + max(1, int(limit * self.share)))
-        return [Item(world_sample(recipe, seed, **options), scene_of(recipe, seed, **options)) for seed in seeds]
+        return [Item(*sample_and_scene(recipe, seed, **options)) for seed in seeds]
 
     def category(self, recipe: str) -> str:
         """What a recipe's samples are called in a run folder."""

@@ -24,7 +24,6 @@ import torch.distributed.checkpoint as distributed_checkpoint
 from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
@@ -134,8 +133,6 @@ def load_checkpoint(path: Path, accelerator: Accelerator, tensors: RunTensors) -
     """
     try:
         state = read_state(path)
-        if (path / "model.safetensors").is_file():
-            return _load_earlier_format(path, accelerator, tensors, state)
         reader = HuggingFaceStorageReader(str(path))
         stored = reader.read_metadata().state_dict_metadata.items()
         sizes = {name: entry.size for name, entry in stored if isinstance(entry, TensorStorageMetadata)}
@@ -148,23 +145,6 @@ def load_checkpoint(path: Path, accelerator: Accelerator, tensors: RunTensors) -
         raise _unreadable(path, error) from error
     tensors.ema.optimization_step = state["ema_steps"]
     return state
-
-
-def _load_earlier_format(
-    path: Path, accelerator: Accelerator, tensors: RunTensors, state: dict[str, Any]
-) -> dict[str, Any]:
-    """A checkpoint of version 0.1 in development, which accelerate wrote: its data state is in files of its own."""
-    try:
-        accelerator.load_state(str(path))
-    except RuntimeError as error:
-        raise ValueError(f"{path} does not fit this model; resume with the configuration it was saved with") from error
-    averaged = load_file(path / "ema.safetensors")
-    with torch.no_grad():
-        for i, shadow in enumerate(tensors.ema.shadow_params):
-            shadow.copy_(averaged[str(i)])
-    tensors.ema.optimization_step = state["ema_steps"]
-    files = sorted(path.glob("data-*.json"), key=lambda p: int(p.stem.partition("-")[2]))
-    return state | {"stage": 0, "lanes": [json.loads(file.read_text()) for file in files]}
 
 
 def _check_fit(path: Path, stored: Mapping[str, torch.Size], own: Mapping[str, torch.Size]) -> None:
