@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from PIL.Image import Image
 
 from unireal.prompts import check_referring, instruction_for, join
 from unireal.sample import Frame, Role, Sample
@@ -69,10 +67,10 @@ class Request:
             kinds = ", ".join(CONTROL_KINDS)
             raise ValueError(f"control is (kind, picture) pairs or a dict {{kind: picture}}; kinds: {kinds}")
         return cls(
-            canvas=[_picture(picture, "canvas") for picture in _as_list(canvas)],
-            asset=[_picture(picture, "asset") for picture in _as_list(asset)],
-            control=[(kind, _picture(picture, f"{kind} control", kind)) for kind, picture in controls],
-            mask=None if mask is None else _picture(mask, "mask", "mask"),
+            canvas=[load_image(picture, "canvas") for picture in _as_list(canvas)],
+            asset=[load_image(picture, "asset") for picture in _as_list(asset)],
+            control=[(kind, load_image(picture, f"{kind} control", kind)) for kind, picture in controls],
+            mask=None if mask is None else load_image(mask, "mask", "mask"),
             **others,
         )
 
@@ -203,13 +201,6 @@ def _as_list(value: Any) -> list[Any]:
     if value is None:
         return []
     return list(value) if isinstance(value, list | tuple) else [value]
-
-
-def _picture(source: Any, name: str, kind: str = "image") -> np.ndarray:
-    """uint8 (H, W, 3). Raises ValueError for what is no picture."""
-    if not isinstance(source, str | Path | Image | np.ndarray):
-        raise ValueError(f"{name} is a {_type(source)}; give a path, a PIL image or an array uint8 (H, W, 3)")
-    return load_image(source, name, kind)
 
 
 def _whole_numbers(values: Any, count: int) -> bool:
