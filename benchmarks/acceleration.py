@@ -29,8 +29,9 @@ from tqdm import tqdm
 from benchmarks.acceleration_report import PLAIN, chart, markdown, summary
 from benchmarks.local_edits import EDITS, local_edit
 from unireal.acceleration import Accelerations, SpotEdit, accelerations
-from unireal.acceleration.fit_teacache import load_parts, prepare
+from unireal.acceleration.fit_teacache import check_writable, load_parts, prepare
 from unireal.acceleration.measure import LiveMemory, counted
+from unireal.arguments import Parser, at_least_one, usable_device
 from unireal.config import MODELS
 from unireal.diffusion.guidance import Guidance
 from unireal.diffusion.sampling import denoise
@@ -189,22 +190,27 @@ def samples_of(options: argparse.Namespace, size: int) -> Iterator[Sample]:
             yield replace(sample, inputs=(*sample.inputs, *extra), source=source)
 
 
+def measurements(parts: Components, options: argparse.Namespace, size: int) -> list[Measurement]:
+    """All measurements at one size. Raises ValueError for what cannot be drawn or sampled."""
+    samples = list(samples_of(options, size))
+    first = Case(parts, samples[0], options)
+    combinations = (PLAIN, *options.accelerate)
+    memory = {c: first.memory(c) for c in tqdm(combinations, desc=f"{size} px: memory")}  # warms up as well
+    cases = (Case(parts, sample, options) for sample in tqdm(samples, desc=f"{size} px: sampling"))
+    return [m for case in cases for m in measure(case, memory)]
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 0 done, 2 bad input."""
     try:
         options = _options(arguments)
-        parts = load_parts(options.model, options.device)
+        parts = load_parts(options.model, usable_device(options.device))
+        if options.output:
+            check_writable(_named(options.output, ".json"))
+        found = [m for size in options.sizes for m in measurements(parts, options, size)]
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    found: list[Measurement] = []
-    for size in options.sizes:
-        samples = list(samples_of(options, size))
-        first = Case(parts, samples[0], options)
-        combinations = (PLAIN, *options.accelerate)
-        memory = {c: first.memory(c) for c in tqdm(combinations, desc=f"{size} px: memory")}  # warms up as well
-        for sample in tqdm(samples, desc=f"{size} px: sampling"):
-            found += measure(Case(parts, sample, options), memory)
     rows = summary(found)
     table = markdown(rows)
     print(table)
@@ -214,22 +220,42 @@ def main(arguments: list[str] | None = None) -> int:
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
         settings |= {"torch": torch.__version__, "hardware": name}
         report = {"settings": settings, "rows": rows, "samples": [asdict(m) for m in found]}
-        write_json(options.output.with_suffix(".json"), report)
+        write_json(_named(options.output, ".json"), report)
         for suffix, text in ((".md", table), (".svg", chart(found))):
-            write_text(options.output.with_suffix(suffix), text.rstrip() + "\n")
+            write_text(_named(options.output, suffix), text.rstrip() + "\n")
     return 0
 
 
+def _named(output: Path, suffix: str) -> Path:
+    """`output` with another suffix in place of one of ours; what else follows a dot, as in "tau0.1", is its name."""
+    stem = output.stem if output.suffix in (".json", ".md", ".svg") else output.name
+    return output.with_name(stem + suffix)
+
+
+def _share(text: str) -> float:
+    """Of an option: a number between 0 and 1."""
+    if not 0 < float(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number between 0 and 1")
+    return float(text)
+
+
 def _options(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(prog="python -m benchmarks.acceleration", description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--model", default="unireal-tiny", help="a saved model's folder or name, or a size on pixels (random weights)")
     add("--edits", nargs="+", default=list(EDITS), choices=EDITS, metavar="EDIT", help=", ".join(EDITS))
-    add("--areas", nargs="+", type=float, default=list(AREAS), metavar="SHARE", help="of changed pixels, 0 to 1")
-    add("--limit", type=int, default=16, help="samples for each share")
-    add("--sizes", nargs="+", type=int, default=[64], metavar="N", help="sides of canvas and result in pixels")
+    add(
+        "--areas",
+        nargs="+",
+        type=_share,
+        default=list(AREAS),
+        metavar="SHARE",
+        help="of changed pixels, between 0 and 1",
+    )
+    add("--limit", type=at_least_one, default=16, help="samples for each share")
+    add("--sizes", nargs="+", type=at_least_one, default=[64], metavar="N", help="sides of canvas and result in pixels")
     add("--extra-inputs", type=int, default=0, help="further input frames of the canvas's size")
-    add("--steps", type=int, default=28)
+    add("--steps", type=at_least_one, default=28)
     add("--guidance", type=float, default=1.0)
     add("--image-guidance", type=float, default=1.0)
     add("--seed", type=int, default=0, help="of the noise")
@@ -238,6 +264,8 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     add("--device", default="cpu")
     add("--output", type=Path, help="files to write: this name with .json, .md and .svg")
     options = parser.parse_args(arguments)
+    if options.extra_inputs < 0:
+        parser.error(f"--extra-inputs is at least 0, got {options.extra_inputs}")
     options.true_region |= options.model in MODELS
     for combination in options.accelerate:
         accelerations(combination.split("+"))  # raises for an unknown name before anything is loaded

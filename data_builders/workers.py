@@ -68,6 +68,9 @@ class Worker:
                 return self.work(task, note)
         except OSError as error:
             return _error(self._unwritable(error))
+        except ValueError as error:  # of models that are loaded when they are first needed; the rest would meet it too
+            self.problem = str(error)
+            return _error(self.problem)
 
     @contextmanager
     def _marked(self, name: str) -> Iterator[Note]:

@@ -23,6 +23,7 @@ from unireal.acceleration.fit_teacache import Recorder, fit, load_parts
 from unireal.acceleration.fit_teacache import main as fit_main
 from unireal.acceleration.judges import DecoderJudge, cosine_judge, decoder_features, grow, l2_judge, two_means
 from unireal.acceleration.measure import LiveMemory, counted, randomize
+from unireal.acceleration.plan import FrameLayout, Plan
 from unireal.acceleration.skipping import Forecast
 from unireal.acceleration.spotedit import pixel_mask
 from unireal.diffusion.guidance import FULL, NO_TEXT, NOTHING, Guidance
@@ -511,6 +512,28 @@ def test_token_judges_and_two_means():
     assert grow(active, 0).sum() == 1 and grow(active, 1).sum() == 9
 
 
+def test_a_small_region_is_grown_by_default():
+    """Of 4 x 6 tokens, the first sample changes one and the second half of them, the third none."""
+    given, _ = inputs(1, batch=3)
+    changed = given.frames[0].clone()
+    changed[0, :, 2:4, 4:6] += 9
+    changed[1, :, :, 6:] += 9
+
+    def masks(**settings):
+        plugin = SpotEdit(tau=0.5, **settings)
+        choice = plugin.tokens(FrameLayout(given.frames, given.roles, ((8, 12),), 10, PATCH))
+        choice.plan(0, 1.0, Plan())
+        choice.clean = changed
+        choice.plan(9, 0.1, Plan())
+        return plugin.mask
+
+    grown, exact = masks(judge="l2"), masks(judge="l2", dilation=0)
+    assert exact.sum(axis=(1, 2)).tolist() == [1, 12, 0] and exact[0, 1, 2]
+    assert grown.sum(axis=(1, 2)).tolist() == [9, 12, 0] and grown[0, :3, 1:4].all()
+    own = l2_judge(PATCH)
+    assert np.array_equal(masks(judge=own), exact) and masks(judge=own, dilation=1)[1].sum() == 16
+
+
 def test_spotedit_on_the_debug_size():
     parts = load_parts("debug")
     canvas = torch.rand(1, 3, 32, 48) * 2 - 1
@@ -600,6 +623,13 @@ def test_fitting_writes_a_file_that_teacache_reads(tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         fit_main(["--steps", "0"])
     assert "--steps: '0' is not a whole number of at least 1" in capsys.readouterr().err
+    few = "--model debug --samples 1 --steps 3 --degree 1 --size 16 --recipes recolor --output".split()
+    assert fit_main([*few, str(tmp_path / "new" / "teacache.json")]) == 0 and (tmp_path / "new/teacache.json").exists()
+    capsys.readouterr()
+    for output in (tmp_path, file / "under.json"):  # said before the model samples
+        assert fit_main([*few, str(output)]) == 2
+        out, err = capsys.readouterr()
+        assert not out and err.startswith("error:") and err.count("\n") == 1
     with pytest.raises(ValueError, match="fit_teacache"):
         accelerations(f"teacache:polynomial={tmp_path / 'none.json'}")
 
@@ -701,3 +731,15 @@ def test_the_benchmark_writes_table_chart_and_numbers(tmp_path, capsys):
     capsys.readouterr()
     assert benchmark(["--accelerate", "spotedt"]) == 2
     assert "did you mean 'spotedit'" in capsys.readouterr().err
+    for wrong in (["--limit", "0"], ["--areas", "1.5"], ["--steps", "0"], ["--extra-inputs", "-1"]):
+        with pytest.raises(SystemExit, match="2"):
+            benchmark(wrong)
+        assert capsys.readouterr().err.startswith("error:")
+    small = "--model debug --steps 2 --sizes 16 --areas 0.1 --limit 1 --accelerate condition_cache".split()
+    for wrong in (["--sizes", "4"], ["--guidance", "nan"], ["--output", f"{output}.json/x"], ["--device", "gpu"]):
+        assert benchmark([*small, *wrong]) == 2 and "error: " in capsys.readouterr().err
+    for share in ("0.1", "0.2"):  # the dot belongs to the name
+        assert (
+            benchmark([*small, "--output", f"{output}{share}"]) == 0
+            and output.with_name(f"{output.name}{share}.svg").exists()
+        )

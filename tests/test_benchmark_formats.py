@@ -5,16 +5,20 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
+import pyarrow
 import pyarrow.parquet as parquet
 import pytest
 from benchmark_folders import FOLDERS, magicbrush_dev, save_hub
 from evaluation_data import clip_folder, dino_folder, picture
 from PIL import Image
+from video_files import turn_by_metadata, write_video
 
 from unireal.evaluation.__main__ import main
 from unireal.evaluation.benchmarks import PUBLIC
+from unireal.evaluation.benchmarks.videos import video_frames
 from unireal.evaluation.results import RunFolder
 
 
@@ -29,6 +33,31 @@ def _entries(**changes):
             for key in [key for key, value in changes.items() if value is None]:
                 del entry[key]
         path.write_text(json.dumps(entries))
+
+    return change
+
+
+def _value(key, value):
+    """Changes a value of the first entry of the folder's first JSON file."""
+
+    def change(root):
+        path = next(root.glob("*.json"))
+        entries = json.loads(path.read_text())
+        next(iter(entries.values()))[key] = value
+        path.write_text(json.dumps(entries))
+
+    return change
+
+
+def _null(column):
+    """Takes the first row's value of a column away."""
+
+    def change(root):
+        for path in root.rglob("*.parquet"):
+            table = parquet.read_table(path)
+            number, kind = table.column_names.index(column), table.schema.field(column)
+            values = pyarrow.array([None, *table.column(column).to_pylist()[1:]], kind.type)
+            parquet.write_table(table.set_column(number, kind, values), path)
 
     return change
 
@@ -75,6 +104,19 @@ def _without(column):
         ("reasonseg", _text("*.json", "{"), "chair_01.json cannot be read as JSON"),
         ("reasonseg", _text("*.json", '{"text": ["a"], "shapes": [{"label": "target"}]}'), "a shape, lacks points"),
         ("reasonseg", _text("*.json", '{"text": [], "shapes": []}'), "has no text"),
+        ("reasonseg", _text("*.json", '{"text": "a chair", "shapes": []}'), "has no texts, in a list"),
+        ("reasonseg", _text("*.json", '{"text": ["a"], "shapes": null}'), "has shapes that are no list"),
+        ("pie_bench", _value("editing_prompt", None), "entry '000000000000', has editing_prompt None; expected a text"),
+        ("imgedit", _value("id", None), "entry '1082', has id None; expected a text"),
+        ("imgedit", _value("prompt", ["a"]), "entry '1082', has prompt ['a']; expected a text"),
+        ("brushbench", _value("image", 3), "has image 3; expected a text"),
+        (
+            "magicbrush",
+            _text("edit_sessions.json", '{"1": [{"input": "a", "output": "b", "instruction": null}]}'),
+            "session 1, has instruction None; expected a text",
+        ),
+        ("emu_edit", _null("instruction"), "row 0, has instruction None; expected a text"),
+        ("gedit", _null("key"), "row 0, has key None; expected a text"),
         ("tgve", _text("*.csv", "a,b\n1,2\n"), "lacks Video name, Our GT caption; it has a, b"),
         ("ditto", _text("*.csv", "prompt\nx\n"), "lacks vace_video; it has prompt"),
         ("editeval", _text("*.xlsx", "x"), "cannot be read as an Excel sheet"),
@@ -92,6 +134,31 @@ def test_a_damaged_data_set_is_named(name, change, message, tmp_path, capsys):
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: ") and str(root) in error and message in error
     assert not (tmp_path / "run").exists()
+
+
+def test_a_row_without_a_caption_has_no_score_of_it(tmp_path):
+    root = FOLDERS["emu_edit"](tmp_path)
+    _null("output_caption")(root)
+    items = PUBLIC["emu_edit"].items(root)
+    assert set(items[0].texts) == {"source"} and set(items[1].texts) == {"source", "target"}
+    assert items[0].faults == ()
+
+
+def test_an_id_that_comes_twice_is_named(tmp_path):
+    root = FOLDERS["brushbench"](tmp_path)
+    path = root / "mapping_file.json"
+    (entry,) = json.loads(path.read_text()).values()
+    path.write_text(json.dumps({"a/b": entry, "a b": entry}))
+    with pytest.raises(ValueError, match="1 ids of more than one item, such as 'a-b'"):
+        PUBLIC["brushbench"].items(root)
+
+
+def test_suffixes_in_capitals(tmp_path):
+    root = FOLDERS["editeval"](tmp_path)
+    expected = PUBLIC["editeval"].items(root)[0].inputs[0]()
+    (path,) = (p for p in (root / "Dataset" / "object_addition").iterdir() if p.stem == "1")
+    path.rename(path.with_suffix(path.suffix.upper()))
+    assert (PUBLIC["editeval"].items(root)[0].inputs[0]() == expected).all()
 
 
 def test_magicbrushs_dev_set_has_masks_and_its_turns_in_order(tmp_path):
@@ -202,3 +269,52 @@ def test_videos_of_something_else_come_as_files_or_folders(suffix, tmp_path):
     assert sum(line.failure is not None for line in lines.values()) == 7
     frame = np.asarray(Image.open(RunFolder(tmp_path / "run").image(item.id, 2))).astype(int)
     assert np.abs(frame - picture((48, 48), seed=22)).mean() < 12  # the codec is lossy
+
+
+SHADES = [np.full((48, 64, 3), 20 * k, np.uint8) for k in range(12)]
+
+
+def test_videos_are_read_as_infer_reads_them(tmp_path, monkeypatch):
+    """Upright, and under names with colons."""
+    monkeypatch.chdir(tmp_path)
+    (frame, *rest) = video_frames(turn_by_metadata(write_video(tmp_path / "turned.mp4", SHADES), 90))
+    assert len(rest) == 11 and frame().shape == (64, 48, 3)
+    for suffix, codec in ((".mp4", ()), (".mkv", ()), (".gif", ("gif", "rgb8"))):
+        shutil.copy(write_video(tmp_path / f"a{suffix}", SHADES, *codec), f"a:b{suffix}")
+        frames = [load() for load in video_frames(Path(f"a:b{suffix}"))]
+        assert len(frames) == 12 and abs(frames[7].mean() - 140) < 12
+    (frame,) = video_frames(write_video(Path("one.mp4"), SHADES[:1]))
+    with pytest.raises(ValueError, match=r"'one.mp4' holds only one frame"):
+        frame()
+
+
+def test_a_trimmed_video_has_the_frames_that_it_shows(tmp_path):
+    """Those before its beginning are in the file, as phones and copies without encoding leave them."""
+    import av
+
+    whole, path = write_video(tmp_path / "whole.mp4", SHADES, g="12", bf="2"), tmp_path / "trimmed.mp4"
+    options = {"avoid_negative_ts": "disabled", "use_editlist": "1"}
+    with av.open(str(whole)) as source, av.open(str(path), "w", options=options) as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(source.streams.video[0]):
+            if packet.dts is not None:
+                start = int(5 / 25 / packet.time_base)
+                packet.pts, packet.dts, packet.stream = packet.pts - start, packet.dts - start, stream
+                target.mux(packet)
+    frames = [load() for load in video_frames(path)]
+    assert len(frames) == 7 and abs(int(frames[0].mean()) - 100) < 10
+
+
+def test_a_cut_video_is_a_failure_that_names_it(tmp_path):
+    """Its header tells of more frames than are there."""
+    root = FOLDERS["ditto"](tmp_path / "data")
+    video = write_video(root / "whole.avi", SHADES, "mpeg4")
+    (root / "cut.avi").write_bytes(video.read_bytes()[: video.stat().st_size * 9 // 10])
+    with pytest.raises(ValueError, match=r"cut.avi' ends after \d+ frames, but its header tells of more"):
+        video_frames(root / "cut.avi")[11]()
+    with (root / "test.csv").open("a", newline="") as file:
+        csv.writer(file).writerow(["videos/local/0002.mp4", "Make it a drawing.", "cut.avi"])
+    arguments = ["--data", str(root), "--output", str(tmp_path / "run"), "--baseline", "copy", "--generate-only"]
+    assert main(["ditto", *arguments]) == 0
+    (failure,) = json.loads((tmp_path / "run" / "failures.json").read_text()).values()
+    assert "cut.avi' ends after" in failure and not (tmp_path / "run" / "images" / "0001_0.png").exists()

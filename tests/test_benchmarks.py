@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from transformers import AutoTokenizer
 from unireal.evaluation import models
 from unireal.evaluation.__main__ import main
 from unireal.evaluation.benchmarks import PUBLIC, sources
-from unireal.evaluation.benchmarks.base import chosen
+from unireal.evaluation.benchmarks.base import chosen, identity
 from unireal.evaluation.benchmarks.dreambench import read_list
 from unireal.evaluation.benchmarks.pie import FULL
 from unireal.evaluation.generate import generate
@@ -301,6 +302,41 @@ def test_pictures_that_changed_are_read_anew(data, evaluate, tmp_path):
     assert len(pictures_of(run)) == 1
 
 
+def test_pictures_of_something_else_lie_there_as_they_are_scored(data, evaluate, tmp_path):
+    theirs, run = tmp_path / "theirs", tmp_path / "run"
+    theirs.mkdir()
+    first, second = PUBLIC["imgedit"].items(data("imgedit"))
+    Image.fromarray(np.full((8, 8, 4), (255, 0, 0, 0), np.uint8)).save(theirs / f"{first.id}.png")
+    Image.fromarray(np.full((8, 8), 100 * 257, np.uint16)).save(theirs / f"{second.id}.png")
+    assert evaluate("imgedit", run, "--images", theirs, "--only", "L1") == 0
+    shown = [Image.open(RunFolder(run).image(item.id)) for item in (first, second)]
+    assert [(image.mode, np.unique(image).tolist()) for image in shown] == [("RGB", [255]), ("RGB", [100])]
+
+
+def test_what_makes_no_picture_does_not_claim_the_folder(data, evaluate, tmp_path, capsys):
+    """A wrong folder of pictures, or a score before there is one, and then the right command."""
+    theirs, run = tmp_path / "theirs", tmp_path / "run"
+    theirs.mkdir()
+    assert evaluate("imgedit", run, "--score-only") == 2
+    assert evaluate("imgedit", run, "--images", theirs) == 2
+    assert "has no picture of any item" in capsys.readouterr().err
+    assert evaluate("dreambench", run, "--model", "unireal-tiny", "--guidance", "-1", "--generate-only") == 2
+    assert not run.exists()
+    assert evaluate("imgedit", run, "--baseline", "copy", "--generate-only") == 0
+    (theirs / "673.png").write_bytes(b"no picture")
+    assert evaluate("imgedit", tmp_path / "broken", "--images", theirs) == 2
+    assert "can be used; item 1082: " in capsys.readouterr().err
+
+
+def test_pictures_that_somebody_put_into_a_run(data, evaluate, tmp_path):
+    for item in PUBLIC["imgedit"].items(data("imgedit")):
+        path = RunFolder(tmp_path).image(item.id)
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(item.inputs[0]()).save(path)
+    assert evaluate("imgedit", tmp_path, "--score-only", "--only", "L1") == 0
+    assert value(tmp_path, "L1") == 0 and RunFolder(tmp_path).settings()["benchmark"] == "imgedit"
+
+
 def test_a_broken_picture_is_a_failure_and_no_score(data, evaluate, tmp_path):
     assert evaluate("imgedit", tmp_path, "--baseline", "copy", "--generate-only") == 0
     assert not (tmp_path / "summary.json").exists()
@@ -381,6 +417,20 @@ def test_a_diffusers_pipeline_is_a_model(evaluate, pix2pix, tmp_path):
     assert line.frames == 4 and len(pictures_of(tmp_path / "video")) == 4
 
 
+def test_what_a_diffusers_pipeline_does_not_make_is_a_failure(pix2pix):
+    """Neither a black picture of its safety checker nor a traceback, if it needs more than it is given."""
+    model = models.load_model(models.Source(str(pix2pix)))
+    black, item = Image.new("RGB", (8, 8)), Item("a", "edit", "x")
+    model.pipeline = lambda **given: SimpleNamespace(images=[black], nsfw_content_detected=[True])
+    with pytest.raises(ValueError, match="the safety checker of function blackened the picture"):
+        model(item, [np.asarray(black)], 0)
+    model.pipeline = lambda prompt, image, generator, control_image: None
+    with pytest.raises(ValueError, match="cannot edit from a prompt and an image alone"):
+        model(item, [np.asarray(black)], 0)
+    model.pipeline = lambda **given: SimpleNamespace(images=[black], nsfw_content_detected=[False])
+    assert model(item, [np.asarray(black)], 0)[0].shape == (8, 8, 3)
+
+
 @pytest.mark.parametrize(("name", "metrics"), [("magicbrush_multi", "L1,CLIP-I"), ("imgedit_multi", "L1,CLIPim")])
 def test_killed_and_resumed_equals_uninterrupted(
     name, metrics, data, evaluate, tiny_pipeline_folder, tmp_path, monkeypatch
@@ -398,8 +448,7 @@ def test_killed_and_resumed_equals_uninterrupted(
 
     with monkeypatch.context() as patch:
         patch.setattr(models.UniReal, "__call__", killed)
-        with pytest.raises(KeyboardInterrupt):
-            evaluate(name, tmp_path / "resumed", *options)
+        assert evaluate(name, tmp_path / "resumed", *options) == 130
     assert len(pictures_of(tmp_path / "resumed")) == 2
     assert evaluate(name, tmp_path / "resumed", *options) == 0
     assert pictures_of(tmp_path / "resumed") == pictures_of(tmp_path / "whole")
@@ -441,7 +490,7 @@ def test_a_turn_that_fails_ends_its_session_and_is_tried_again(data, evaluate, t
             return [inputs[0] // 2]
 
     run, model, items = RunFolder(tmp_path), Fails(), PUBLIC["imgedit_multi"].items(data("imgedit_multi"))
-    settings = {"benchmark": "imgedit_multi", "split": "test"}
+    settings = {"benchmark": "imgedit_multi", "split": "test", "data set": identity(items)}
     generate(items, model, run, settings)
     assert evaluate("imgedit_multi", tmp_path, "--score-only", "--only", "L1") == 0
     lines = {line.id: line for line in run.items()}
@@ -465,8 +514,8 @@ def test_what_a_model_cannot_do_is_a_failure_with_its_reason(data, evaluate, tmp
                 raise ValueError("no styles here")
             return list(inputs)
 
-    run = RunFolder(tmp_path)
-    generate(PUBLIC["imgedit"].items(data("imgedit")), Refuses(), run, {"benchmark": "imgedit", "split": "test"})
+    run, items = RunFolder(tmp_path), PUBLIC["imgedit"].items(data("imgedit"))
+    generate(items, Refuses(), run, {"benchmark": "imgedit", "split": "test", "data set": identity(items)})
     assert evaluate("imgedit", tmp_path, "--score-only", "--only", "L1") == 0
     lines = {line.id: line for line in run.items()}
     assert lines["673"].failure == "no styles here" and lines["673"].scores == {"L1": None, "L2": None}
@@ -533,6 +582,29 @@ def test_a_folder_of_another_run_is_refused(evaluate, tiny_pipeline_folder, tmp_
     assert evaluate("editeval", tmp_path, "--baseline", "copy") == 2
 
 
+def test_pictures_of_another_data_set_are_not_taken_for_this_ones(tmp_path, capsys):
+    """Items of own videos are numbered, so that two data sets have the same ids."""
+    root, arguments = FOLDERS["ditto"](tmp_path / "data"), ["--baseline", "copy", "--generate-only"]
+    call = ["ditto", "--data", str(root), "--output", str(tmp_path / "run"), *arguments]
+    assert main(call) == 0 and main([*call, "--limit", "1"]) == 0
+    path = next(root.glob("*.csv"))
+    text = path.read_text()
+    (item,) = PUBLIC["ditto"].items(root)
+    path.write_text(text.replace(item.instruction, "Something else."))
+    assert main(call) == 2
+    assert "holds a run of other settings (data set" in capsys.readouterr().err
+
+
+def test_a_run_that_is_interrupted_says_how_to_go_on(data, tmp_path, capsys, monkeypatch):
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(models.Copy, "__call__", interrupt)
+    arguments = ["--data", str(data("imgedit")), "--baseline", "copy", "--output", str(tmp_path / "run")]
+    assert main(["imgedit", *arguments, "--generate-only"]) == 130
+    assert "interrupted; the same command goes on" in capsys.readouterr().err
+
+
 def test_a_model_that_was_trained_on_is_another_model(evaluate, tiny_pipeline_folder, tmp_path, capsys):
     """Its pictures must not be taken for those of the weights that lie there now."""
     model = shutil.copytree(tiny_pipeline_folder, tmp_path / "model")
@@ -584,6 +656,9 @@ def test_a_run_folder_survives_the_round_trip(tmp_path):
     line = ItemResult("a", "edit", "x", scores={"L1": float("nan"), "CLIPdir": 0.25})
     run.write_items([line])
     assert run.items()[0].scores == {"L1": None, "CLIPdir": 0.25}
+    texts = ["a\u2028b", "c\x85d\x0ce", "f\r\ng"]  # all of them ends of a line to some
+    run.write_items([ItemResult(str(i), "edit", text) for i, text in enumerate(texts)])
+    assert [item.instruction for item in run.items()] == texts
     (tmp_path / "items.jsonl").write_text("{")
     with pytest.raises(ValueError, match=r"items\.jsonl:1"):
         run.items()

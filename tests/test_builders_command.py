@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -65,6 +66,7 @@ def call(capsys, *words: object) -> tuple[int, str, str]:
             "nothing ans",
         ),
         (["inpaint", "--videos", "{videos}", "--output", "{out}", "--captioner", "endpoint:a"], "endpoint:URL#MODEL"),
+        (["inpaint", "--clips", "{tmp}/none", "--output", "{out}", "--curation", "none"], "leave one of the two out"),
         (["inpaint", "--clips", "{tmp}/none", "--output", "{out}"], "make it with python -m data_builders clips"),
         (["inpaint", "--clips", "{file}", "--output", "{out}"], "a.txt:1 is no clip"),
         (["inpaint", "--clips", "{tmp}/empty.jsonl", "--output", "{out}"], "empty.jsonl holds no clips"),
@@ -73,6 +75,18 @@ def call(capsys, *words: object) -> tuple[int, str, str]:
         (["clips", "--videos", "{videos}", "--output", "{file}/deeper"], "cannot write ({file}/deeper"),
         (["clips", "--videos", "{videos}", "--output", "{out}", "--shots", "adptive"], "did you mean 'adaptive'?"),
         (["clips", "--videos", "{videos}", "--output", "{out}", "--max-bar", "nan"], "max_bar is at least 0"),
+        (
+            [
+                *("clips", "--videos", "{videos}", "--output", "{out}", "--min-motion", "0", "--min-frames", "5"),
+                *("--encoder", "{tmp}/none"),
+            ],
+            "none' gives no CLIP image encoder",
+        ),
+        (["clips", "--videos", "{videos}", "--output", "{out}", "--min-luma", "16"], "min_luma is 0..1, got 16"),
+        (
+            ["video_edit", "--videos", "{videos}", "--output", "{out}", "--min-source-fidelity", "75"],
+            "--min-source-fidelity is a score of 0..1, got 75",
+        ),
     ],
 )
 def test_wrong_input_is_one_line_and_status_2(videos, tmp_path, capsys, words, said):
@@ -83,6 +97,17 @@ def test_wrong_input_is_one_line_and_status_2(videos, tmp_path, capsys, words, s
     assert status == 2
     assert told.startswith("error: ") and told.count("\n") == 1 and said.format(**places) in told
     assert not list(tmp_path.glob("out/*.parquet"))
+
+
+@pytest.mark.parametrize("source", ["--videos", "--clips"])
+def test_a_wrong_source_does_not_cost_the_build_that_it_was_to_replace(videos, tmp_path, capsys, source):
+    there = ["inpaint", "--videos", videos / "video-0.mkv", "--curation", "none", "--output", tmp_path / "there"]
+    assert call(capsys, *there, "--workers", 0)[0] == 0
+    before = sorted((tmp_path / "there").iterdir())
+    for folder in ("there", "new"):
+        wrong = ["inpaint", source, tmp_path / "none", "--output", tmp_path / folder, "--overwrite"]
+        assert call(capsys, *wrong)[0] == 2
+    assert sorted((tmp_path / "there").iterdir()) == before and not (tmp_path / "new").exists()
 
 
 def test_what_cannot_be_loaded_is_told_before_anything_is_written(videos, tmp_path, capsys):
@@ -117,6 +142,19 @@ def test_another_curation_looks_at_the_videos_anew(videos, tmp_path, capsys):
     status, told, _ = call(capsys, *options, "--curation", "shots", "--views", "1")
     assert status == 0 and "3 shots" in told
     assert not list(tmp_path.glob(".examined-*"))
+
+
+def test_a_new_video_that_takes_the_place_of_another_is_told(videos, tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    words = ["inpaint", "--videos", tmp_path / "in", "--output", tmp_path / "out", "--workers", 0]
+    shutil.copy(videos / "video-0.mkv", tmp_path / "in" / "b.mkv")
+    assert call(capsys, *words)[0] == 0
+    shutil.copy(videos / "video-0.mkv", tmp_path / "in" / "a.mkv")
+    status, _, told = call(capsys, *words)
+    assert status == 2 and "holds 1 shards of other clips, as b-" in told and "near-duplicates" in told
+    (shard,) = (tmp_path / "out").glob("*.parquet")
+    shard.unlink()
+    assert call(capsys, *words)[0] == 0
 
 
 def test_a_damaged_settings_file_is_told(videos, tmp_path, capsys):

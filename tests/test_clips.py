@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +26,7 @@ from data_builders.clips.duplicates import find_duplicates
 from data_builders.clips.features import ImageEncoder, colour_gradients
 from data_builders.clips.measure import measure, sharpness_of
 from data_builders.clips.motion import CoTracker, grid_displacement, grid_points, is_dynamic, motion_of_tracks
+from data_builders.clips.report import CurationReport, VideoReport
 from data_builders.clips.shots import detector_factory
 
 KEEP_ALL = CurationConfig(size=None, fps=25, num_frames=50, min_frames=5, min_motion=0, max_similarity=1)
@@ -194,6 +197,24 @@ def test_a_folder_that_cannot_be_listed_is_told(tmp_path, monkeypatch):
     assert others == {tmp_path / "open" / "closed": "is a folder that cannot be listed (Permission denied)"}
 
 
+def test_looking_for_videos_takes_time_that_grows_with_their_number(tmp_path, monkeypatch):
+    compared = 0
+
+    class Named(type(tmp_path)):
+        def __eq__(self, other):
+            nonlocal compared
+            compared += 1
+            return super().__eq__(other)
+
+        __hash__ = type(tmp_path).__hash__
+
+    monkeypatch.setattr("data_builders.clips.clip.Path", Named)
+    for number in range(100):
+        (tmp_path / f"{number}.mp4").touch()
+    assert len(find_videos([tmp_path])) == 100
+    assert compared < 1000
+
+
 def test_videos_are_found_once_through_loops(lossless, tmp_path):
     (tmp_path / "in" / "deep").mkdir(parents=True)
     video = tmp_path / "in" / "deep" / "b.MKV"
@@ -360,6 +381,15 @@ def test_the_later_of_two_near_duplicates_goes(tmp_path):
     assert report.videos[1].duplicates[0][1] == clips[0].id
 
 
+def test_a_report_names_the_first_videos_that_give_nothing_and_the_damaged_before(tmp_path):
+    videos = [VideoReport(f"{number}.mp4", "id", dropped=Counter({"too short": 1})) for number in range(30)]
+    videos[20].error = "is damaged at 1.00 s"
+    lines = CurationReport(CurationConfig(), videos, {}).describe().splitlines()
+    told = [line.partition(":")[0] for line in lines if ".mp4: " in line]
+    assert told == ["20.mp4", *(f"{number}.mp4" for number in range(9))]
+    assert lines[-1] == "and 20 more videos that give nothing, or not all"
+
+
 @pytest.fixture(scope="module")
 def tiny_encoder(tmp_path_factory) -> Path:
     """A CLIP image encoder of the real class, tiny and random, saved as hubs hold them."""
@@ -404,6 +434,25 @@ def test_clips_have_the_standard_size_rate_and_length(tmp_path):
     assert report.videos[0].dropped == {"rest of a shot": 1}
     assert report.videos[0].kept_seconds == pytest.approx(3.6)
     assert report.videos[0].dropped_seconds["rest of a shot"] == pytest.approx(0.4)
+
+
+def test_an_encoder_without_some_of_its_weights_is_told(tiny_encoder, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    folder = shutil.copytree(tiny_encoder, tmp_path / "encoder")
+    weights = load_file(folder / "model.safetensors")
+    del weights["visual_projection.weight"]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match="lacks 1 weights of CLIPVisionModelWithProjection"):
+        ImageEncoder(str(folder))
+
+
+def test_clips_may_be_shorter_than_the_spacing_of_what_is_measured(tmp_path):
+    scenes = [sliding_scene(30, (72, 128), seed=seed, step=1) for seed in range(3)]
+    video = write_video(tmp_path / "three.mp4", join(*scenes))
+    clips, report = curate([video], replace(KEEP_ALL, num_frames=1, min_frames=1))
+    assert report.videos[0].shots == 3
+    assert len(clips) == 90 and {clip.num_frames for clip in clips} == {1}
 
 
 def test_the_papers_thresholds_are_the_defaults():

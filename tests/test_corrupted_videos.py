@@ -223,7 +223,8 @@ def test_every_input_is_kept_or_listed_with_its_reason(curated):
         assert video.kept == sum(clip.path == str(path) for clip in clips)
         assert video.kept > 0 or video.reason, path
         assert "\n" not in (video.reason or "")
-    assert all(str(path) in report.describe() for path, video in told.items() if not video.kept)
+    stored = {video["path"]: video["reason"] for video in report.to_dict()["videos"]}
+    assert all(stored[str(path)] for path, video in told.items() if not video.kept)
 
 
 def test_every_second_that_was_read_is_kept_or_dropped(curated):

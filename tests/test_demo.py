@@ -414,11 +414,17 @@ def test_credentials_are_checked(text):
         (["--port", "99999"], "65535"),
         (["--host", "192.0.2.1"], "192.0.2.1"),
         (["--plugin", "nothing.py"], "nothing.py"),
+        (["--port", "x"], "invalid int value"),
+        (["--dtype", "int8"], "bfloat16"),
     ],
 )
 def test_the_command_line_tells_mistakes(arguments, told, capsys):
-    assert main(arguments) == 2
+    try:
+        status = main(arguments)
+    except SystemExit as stop:  # of the command line itself
+        status = stop.code
     err = capsys.readouterr().err
+    assert status == 2
     assert err.startswith("error: ") and told in err and err.count("\n") == 1
 
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from processes import forget_accelerate, launch
@@ -19,6 +20,7 @@ from torch.distributed.tensor import DTensor
 from unireal.data.buckets import BucketedBatches, DataConfig, deal
 from unireal.data.sources import Source
 from unireal.experiments import EXPERIMENTS, OptimizerConfig, TrainConfig
+from unireal.sample import Frame, Role, Sample
 from unireal.training import start
 from unireal.training.checkpoint import complete_checkpoints
 from unireal.training.trainer import Trainer
@@ -152,6 +154,62 @@ def test_every_sample_is_seen_once_when_the_number_of_lanes_changes(before, afte
     ]
     assert sorted(seen + waiting + behind) == list(range(farthest))
     assert len(seen) == len(set(seen))
+
+
+class Named:
+    """So many samples that say in their source which data set and record they are."""
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def __len__(self) -> int:
+        return 40
+
+    def __getitem__(self, number: int) -> Sample:
+        frame = Frame(np.zeros((8, 8 * (1 + number % 3), 3), np.uint8), Role.RESULT)
+        return Sample("t2i", "x", results=(frame,), source={"record": f"{self.name} {number}"})
+
+
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_every_sample_is_seen_once_when_the_weights_change(lanes):
+    def config(*weights: float) -> DataConfig:
+        named = zip("ab", weights, strict=True)
+        return DataConfig(tuple(Source("test_distributed:Named", w, {"name": n}) for n, w in named), batch_size=4)
+
+    def seen(config: DataConfig, states: list | None, count: int) -> tuple[list[str], list]:
+        made = list(islice(BucketedBatches(config, state=states, turns=lanes), count * lanes))
+        return [source["record"] for batch, _ in made for source in batch.sources], made[-1][1]
+
+    before, after = config(3, 1), config(1, 3)
+    first, states = seen(before, None, 6 // lanes)
+    assert any(state["waiting"] for state in states)
+    second, _ = seen(after, deal(json.loads(json.dumps(states)), lanes, after), 8 // lanes)
+    assert len({*first, *second}) == len(first) + len(second)
+    assert sum(name.startswith("a") for name in first) > 12 and sum(name.startswith("b") for name in second) > 16
+
+
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_the_curriculum_goes_on_when_the_size_of_a_step_changes(lanes):
+    """Its steps are those that were taken, not those that steps of the present size would have been."""
+    options = {"recipes": ("video_edit_reference",), "sizes": ((8, 8),)}
+    world = (Source("data_builders.world.stream:WorldStream", options=options),)
+    config = DataConfig(world, batch_size=1, input_dropout=0, scaffold=((0, 1.0), (20, 1.0), (20, 0.0)))
+    taken = list(islice(BucketedBatches(config), 30))
+    has_reference = [bool((batch.roles == Role.ASSET.index).any()) for batch, _ in taken]
+    assert all(has_reference[:20]) and not any(has_reference[20:])
+    larger = replace(config, batch_size=4)
+    for steps, expected in ((10, True), (30, False)):
+        states = deal(taken[steps - 1][1], lanes, larger)
+        batch, _ = next(iter(BucketedBatches(larger, state=states, turns=lanes)))
+        assert bool((batch.roles == Role.ASSET.index).any()) == expected
+
+
+def test_no_bad_record_is_forgotten_when_the_lanes_change():
+    states = [state for lane in range(2) for state in next(iter(BucketedBatches(WORLD, lane, 2)))[1]]
+    states[0]["mixture"] |= {"read": 7, "bad": 1}
+    counted = [state["mixture"] for state in deal(states, 3, WORLD)]
+    assert sum(m["bad"] for m in counted) == 1
+    assert sum(m["read"] for m in counted) == 7 + states[1]["mixture"]["read"]
 
 
 def test_a_sample_does_not_depend_on_its_lane():

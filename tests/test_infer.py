@@ -413,3 +413,11 @@ def test_a_long_prompt_is_told(infer, picture):
     report = json.loads(infer(*call, "--json").out)
     assert done.err == "".join(f"infer.py: warning: {text}\n" for text in report["warnings"])
     assert json.loads(infer(*call[:4], "red", *call[5:], "--json").out)["warnings"] == []
+
+
+def test_image_guidance_without_pictures_is_told(infer, picture):
+    picture("in.png")
+    for call, told in (("t2i --prompt x", 1), ("compose --prompt x", 1), ("compose --prompt x --canvas in.png", 0)):
+        report = json.loads(infer(*call.split(), *"--image-guidance 2 --output o.png --json".split()).out)
+        assert report["warnings"] == ["--image-guidance 2 does nothing, as no pictures are given"] * told
+    assert json.loads(infer(*"t2i --prompt x --image-guidance 1 --output o.png --json".split()).out)["warnings"] == []

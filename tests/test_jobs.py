@@ -156,6 +156,16 @@ def test_lists_of_plugins_are_all_used(infer, jobs, tmp_path, monkeypatch):
     assert used == [(["spotedit", "teacache"], None), ([], (0, 0, 8, 0))]
 
 
+@pytest.mark.parametrize("task", ["edit", "compose"])
+def test_several_results_are_not_written_over(infer, jobs, tmp_path, task):
+    """Both would write a_2.png."""
+    several = {"task": task, "prompt": "x", "num_results": 2, "output": "a.png"}
+    told = infer("--jobs", jobs(several, {"prompt": "x", "output": "a_2.png"}))
+    assert told.status == 2 and "jobs.jsonl:2 writes to 'a_2.png', as line 1 does" in told.err
+    assert not list(tmp_path.glob("a*"))
+    assert infer("--jobs", jobs(several, {"prompt": "x", "output": "a_3.png"})).status == 0
+
+
 def test_a_file_that_another_job_wrote_anew_is_made_again(infer, jobs, tmp_path):
     """The jobs are changed to and fro, all writing to one file."""
     red, blue = ({"prompt": "x", "seed": seed, "output": "a.png"} for seed in (1, 2))

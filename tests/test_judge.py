@@ -12,6 +12,7 @@ import statistics
 import threading
 import time
 import zlib
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
@@ -27,6 +28,7 @@ from unireal.evaluation.judge import cli
 from unireal.evaluation.judge.endpoint import Endpoint
 from unireal.evaluation.judge.protocols import PROTOCOLS
 from unireal.evaluation.judge.replies import Budget, JudgeError, Kept, Reply, read_ratings
+from unireal.evaluation.judge.scoring import judge_items
 from unireal.evaluation.results import ItemResult, RunFolder
 
 CATEGORIES = ("subject-add", "subject-add", "subject-add", "color_alter", "color_alter", "motion_change")
@@ -326,6 +328,59 @@ def test_the_unedited_input_is_judged_as_a_baseline(run, server, capsys):
     assert len([r for r in run.summary() if r.metric == "gedit O" and r.group == "all"]) == 2  # replaced, not added
 
 
+def test_another_judge_leaves_nothing_of_the_first(run, server, capsys):
+    """Neither scores of the copy, if that is not judged again, nor of items that are not."""
+    judge(run, server, capsys)
+    items = run.items()
+    items[0].output = None  # as of a world run that keeps fewer pictures
+    run.write_items(items)
+    judge(run, server, capsys, "--no-copy")
+    lines = run.items()
+    assert all(not line.baselines["copy"] for line in lines)
+    assert not lines[0].scores and lines[1].scores["gedit O"] is not None
+
+
+def test_means_are_in_a_table_of_their_own(run, server, capsys):
+    judge(run, server, capsys)
+    lines = (run.path / "judge-gedit.md").read_text().splitlines()
+    assert lines[0] == "# Judged by gedit's protocol" and f"answered by {MODEL}" in lines[2]
+    cells = [line.strip("| ").split(" | ") for line in lines if line.startswith("| gedit ")]
+    assert len(cells) == sum(r.system == "model" and r.metric.startswith("gedit ") for r in run.summary())
+    found = {(metric, group): (n, failures, value, copy) for metric, group, _, n, failures, value, _, copy, *_ in cells}
+    for group in ("all", "macro", "color_alter"):
+        model, copied = (row(run, "gedit O", group, system) for system in ("model", "copy"))
+        expected = (str(model.n), str(model.failures), f"{model.value:.4f}", f"{copied.value:.4f}")
+        assert found["gedit O", group] == expected
+
+
+def test_a_judge_sees_what_metrics_see(run, server, capsys):
+    """Transparent pixels are white and 16 bits are scaled; Pillow's own conversion shows other pictures."""
+    first, second = run.items()[:2]
+    clear = np.zeros((64, 64, 4), np.uint8)
+    clear[:, 32:] = (200, 0, 0, 255)
+    Image.fromarray(clear).save(run.path / first.output)
+    Image.fromarray(np.full((64, 64), 100 * 257, np.uint16)).save(run.path / second.output)
+    judge(run, server, capsys, "--workers", "1", "--no-copy", protocol="imgedit")
+    shown = [np.asarray(Image.open(io.BytesIO(parts(body)[1][1]))) for body in server.requests[:2]]
+    assert (shown[0][:, :32] == 255).all() and (shown[0][:, 32:] == (200, 0, 0)).all()
+    assert (shown[1] == 100).all()
+
+
+def test_an_interrupted_run_does_not_wait_for_retries(run, server):
+    server.answer = lambda body, number: error(429, retry_after="60")
+
+    def interrupt():
+        while not server.requests:
+            time.sleep(0.01)
+        raise KeyboardInterrupt
+
+    started = time.perf_counter()
+    items = [replace(run.items()[0], output=None), *run.items()[1:]]  # the first is a verdict at once
+    with pytest.raises(KeyboardInterrupt):
+        judge_items(run, items, PROTOCOLS["gedit"], Kept(endpoint(server), run.path / "replies"), progress=interrupt)
+    assert time.perf_counter() - started < 20
+
+
 def test_items_with_known_faults_are_in_rows_of_their_own(run, server, capsys):
     items = run.items()
     items[0].faults = ["not in the intersection set"]
@@ -610,6 +665,7 @@ def test_an_endpoint_that_changes_its_model_is_noticed(run, server, capsys):
         (["--protocol", "gedit"], "--model"),
         (["--protocol", "gedit", "--model", "m", "--max-calls", "0"], "at least 1"),
         (["--protocol", "gedit", "--model", "m", "--timeout", "0"], "--timeout is above 0"),
+        (["--protocol", "gedit", "--model", "m", "--base-url", "localhost:8000/v1"], "does not begin with http:// or"),
         (["--protocol", "gedit", "--model", "nowhere", "--local"], "cannot be loaded"),
         (["--protocol", "gedit", "--model", "m", "--local", "--retries", "3"], "--retries is for an endpoint"),
     ],

@@ -37,6 +37,27 @@ def test_a_picture_is_made_again(infer, picture, tmp_path):
     assert other.status == 0 and Image.open(tmp_path / "c.png").tobytes() != Image.open(tmp_path / "b.png").tobytes()
 
 
+def test_boxes_points_and_classes_replace_what_a_file_has_of_them(infer, picture, tmp_path):
+    picture("in.png")
+    for number, box in enumerate(([1, 1, 9, 9], [3, 5, 20, 14])):
+        (tmp_path / f"{number}.json").write_text(json.dumps({"boxes": [{"box": box}]}))
+    (tmp_path / "drag.json").write_text(json.dumps({"drags": [{"start": [1, 1], "end": [9, 9]}]}))
+    call = "compose --canvas in.png --steps 1"
+    assert infer(*call.split(), *"--layout 0.json --class-label cat --metadata --output a.png".split()).status == 0
+    for other in ("--layout 1.json --class-label dog", "--drag drag.json --prompt up"):
+        assert infer(*call.split(), *other.split(), "--output", "b.png").status == 0
+        assert infer("--from-metadata", "a.png", *other.split(), "--output", "c.png").status == 0
+        assert (tmp_path / "b.png").read_bytes() == (tmp_path / "c.png").read_bytes()
+
+
+def test_a_result_is_made_again_with_its_own_spot_mask(infer, picture, tmp_path):
+    picture("in.png")
+    call = "edit --canvas in.png --prompt x --steps 4 --num-results 2 --accelerate spotedit --metadata --output a.png"
+    assert infer(*call.split(), "--spot-mask", "m.png").status == 0
+    done = infer(*"--from-metadata a_2.png --output b.png --spot-mask n.png".split())
+    assert done.out == "b.png\nn.png\n" and (tmp_path / "n.png").read_bytes() == (tmp_path / "m_2.png").read_bytes()
+
+
 def test_without_the_option_a_picture_tells_nothing(infer, picture, tmp_path):
     picture("in.png")
     assert infer(*"edit --canvas in.png --prompt x --output o.png".split()).status == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import tarfile
 from dataclasses import replace
 from itertools import islice
@@ -14,7 +15,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from conftest import debug_components, quiet_pipeline
+from diffusers import AutoencoderKL
 from PIL import Image
 from processes import forget_accelerate
 
@@ -116,6 +119,12 @@ def test_parquet_files_with_columns_of_their_own_are_mapped(tmp_path):
     source = Source(str(tmp_path), options={"columns": columns, "task": "edit", "shuffle": 0})
     for read, sample in zip(islice(Mixture((source,)), 5), samples, strict=True):
         assert same(read, replace(sample, context=TASKS["edit"].context))
+    for row, kind in zip(rows, ("edit", "restore", "edit", "restore", "restore"), strict=True):
+        row["kind"] = kind
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "train.parquet")
+    chosen = Source(str(tmp_path), tasks=("edit",), options={"columns": columns | {"task": "kind"}, "shuffle": 0})
+    read = [(s.task, s.instruction) for s in islice(Mixture((chosen,)), 4)]
+    assert read == [("edit", samples[i].instruction) for i in (0, 2, 0, 2)]
     wrong = Source(str(tmp_path), options={"columns": {"picture": "source_image"}})
     with pytest.raises(ValueError, match=r"names the field 'picture'; fields are task, .* canvas"):
         wrong.open()
@@ -283,7 +292,18 @@ def test_help_lists_every_field_with_its_value(capsys):
     listing = " ".join(capsys.readouterr().out.split())
     for field in ("--optimizer.muon-lr FLOAT", "--data.batch-size INT", "--lora.rank INT", "--data.sources.0.weight"):
         assert field in listing
-    assert f"--optimizer.muon-lr FLOAT (default: {EXPERIMENTS['tiny'].optimizer.muon_lr})" in listing
+    assert re.search(rf"--optimizer.muon-lr FLOAT [^(]*\(default: {EXPERIMENTS['tiny'].optimizer.muon_lr}\)", listing)
+
+
+@pytest.mark.parametrize("experiment", ["tiny", "unireal-2b"])
+def test_help_describes_every_field(capsys, experiment):
+    assert main([experiment, "--help"]) == 0
+    listing = capsys.readouterr().out.partition("show this help message and exit")[2]
+    entries = re.findall(r"^  (--\w.*(?:\n    .*)*)", listing, flags=re.MULTILINE)
+    assert len(entries) > 40
+    for entry in entries:
+        described = re.sub(r"--\S+|STR|INT|FLOAT|\(default.*|\W", "", entry, flags=re.DOTALL)
+        assert described or ".options." in entry, entry  # what a data set takes besides is not ours
 
 
 # Precomputed features
@@ -308,6 +328,24 @@ def test_training_on_precomputed_features_needs_no_encoders(model, tmp_path, mon
     assert sorted(p.name for p in (tmp_path / "run/model").iterdir()) == sorted(p.name for p in model.iterdir())
     assert data_main(arguments) == 2
     assert "is not empty; give another folder" in capsys.readouterr().err
+
+
+def test_precomputed_latents_of_any_size_train_alike(tmp_path):
+    """With a VAE and sizes that it does not divide, the changed region too lies where it does without."""
+    parts = debug_components(text_length=40, pad_text=True, in_channels=4, patch_size=2)
+    torch.manual_seed(0)
+    blocks = {"down_block_types": ["DownEncoderBlock2D"] * 3, "up_block_types": ["UpDecoderBlock2D"] * 3}
+    parts.vae = AutoencoderKL(**blocks, block_out_channels=(8, 8, 8), norm_num_groups=4)
+    parts.vae.requires_grad_(False).eval()
+    model = tmp_path / "model"
+    quiet_pipeline(parts).save_pretrained(model, safe_serialization=True)
+    write_shards([world_sample("recolor", i, (26, 37)) for i in range(12)], tmp_path / "data")
+    arguments = ["precompute", str(tmp_path / "data"), "--model", str(model), "--output", str(tmp_path / "encoded")]
+    assert data_main([*arguments, "--dtype", "float32"]) == 0
+    plain = train(encoded_run(model, tmp_path / "data", changed_weight=50), tmp_path / "plain")
+    forget_accelerate()
+    encoded = train(encoded_run(model, tmp_path / "encoded", changed_weight=50), tmp_path / "run")
+    assert encoded == pytest.approx(plain, rel=1e-4)
 
 
 def test_precomputed_features_go_with_their_model(model, tmp_path):

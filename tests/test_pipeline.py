@@ -13,9 +13,11 @@ from diffusers import AutoencoderDC, AutoencoderKL, AutoencoderKLCogVideoX, Firs
 from PIL import Image
 
 from unireal.diffusion.guidance import FULL, NO_TEXT, NOTHING, Guidance, combine
+from unireal.finishing import pasted
 from unireal.model.vae import FrameCodec
 from unireal.pipeline import UniRealPipeline
 from unireal.request import Request
+from unireal.transforms import HOLE
 
 
 def _image(size=(16, 24), seed=0) -> Image.Image:
@@ -284,6 +286,16 @@ def test_large_assets_are_shrunk_to_the_results():
     assert [f.size for f in sample.inputs] == [(20, 50), (20, 50), (4, 4)]
     resized, _ = replace(Request("customize", "x", asset=[asset]), size=(30, 10)).assemble((64, 64))
     assert resized.inputs[0].size == (12, 30) and resized.results[0].size == (30, 10)
+
+
+@pytest.mark.parametrize("size", [None, (40, 60)])
+def test_no_grey_of_the_unknown_fades_into_what_is_painted_beyond_the_border(size):
+    white = np.full((20, 20, 3), 255, np.uint8)
+    request = Request("outpaint", canvas=[white], expand=(0, 0, 10, 0), size=size)
+    sample, paste = request.assemble((64, 64))
+    assert set(np.unique(sample.inputs[0].image)) == {HOLE, 255} and (sample.inputs[0].image[paste.mask] == HOLE).all()
+    result = np.full((*sample.results[0].size, 3), 255, np.uint8)
+    assert (pasted([result], paste)[0] == 255).all()
 
 
 def test_caches_of_diffusers_start_anew_in_every_call(tiny_pipeline_folder):

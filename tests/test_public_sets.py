@@ -158,7 +158,7 @@ def test_refcoco_parquet(tmp_path, edit):
         },
     }
     rows = [row, row | {"bbox": [5.0, 6.0, 40.0, 24.0]}, row | {"segmentation": [1.0, 2.0]}, row | {"answer": []}]
-    write_parquet(tmp_path / "data/val-0.parquet", [*rows, row | {"bbox": None}])
+    write_parquet(tmp_path / "data/train-0.parquet", [*rows, row | {"bbox": None}])
     samples, bad = read("refcoco", tmp_path)
     assert [s.instruction for s in samples] == ["Segment the circle.", "Segment red one."]
     assert samples[0].task == "segment" and samples[0].results[0].kind == "mask"
@@ -167,6 +167,17 @@ def test_refcoco_parquet(tmp_path, edit):
     reasons = list(bad.values())
     assert len(reasons) == 4 and "only a part" in reasons[0] and "3 or more points" in reasons[1]
     assert "no expression" in reasons[2] and "a box is" in reasons[3]
+
+
+@pytest.mark.parametrize("name", ["data/dev-00000-of-00004.parquet", "default/testA/0000.parquet", "val2014.parquet"])
+def test_splits_that_evaluation_measures_are_not_trained_on(tmp_path, edit, name):
+    before, after, _ = edit
+    row = {"original_image": encoded(before), "edited_image": encoded(after), "edit_prompt": "Make it red."}
+    write_parquet(tmp_path / "data/train-00000-of-00001.parquet", [row])
+    write_parquet(tmp_path / "data/testimony.parquet", [row])
+    write_parquet(tmp_path / name, [row, row])
+    samples, bad = read("instructpix2pix", tmp_path)
+    assert len(samples) == 2 and list(bad) == [name] and "which evaluation measures" in bad[name]
 
 
 def test_refcoco_json(tmp_path, edit):

@@ -86,17 +86,17 @@ def test_killed_at_random_and_resumed_equals_one_run(tmp_path):
     assert all((whole[name] == killed[name]).all() for name in whole)
 
 
-def _run_with_little_room(output: Path, limit: int) -> int:
+def _run_with_little_room(output: Path, limit: int, *options: str) -> int:
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))  # for what a full disk would refuse
     forget_accelerate()
-    return main(["debug", "--output", str(output), "--resume", "--steps", "4"])
+    return main(["debug", "--output", str(output), "--steps", "4", *options])
 
 
 def test_no_room_for_a_checkpoint_is_told_and_keeps_the_last_one(tmp_path):
     output, errors = tmp_path / "run", tmp_path / "stderr"
     assert main(["debug", "--output", str(output), "--steps", "2"]) == 0
     before = [p.name for p in complete_checkpoints(output / "checkpoints")]
-    child = in_child(_run_with_little_room, output, 20_000, errors=errors)
+    child = in_child(_run_with_little_room, output, 20_000, "--resume", errors=errors)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
     last = errors.read_text().splitlines()[-1]
     assert last.startswith(f"train.py: cannot write to {output} (") and "too large" in last
@@ -105,6 +105,16 @@ def test_no_room_for_a_checkpoint_is_told_and_keeps_the_last_one(tmp_path):
     assert sorted(p.name for p in (output / "checkpoints").iterdir()) == before
     forget_accelerate()
     assert main(["debug", "--output", str(output), "--resume", "--steps", "4"]) == 0
+
+
+def test_no_room_for_the_first_checkpoint_leaves_nothing_to_resume(tmp_path):
+    output, errors = tmp_path / "run", tmp_path / "stderr"
+    child = in_child(_run_with_little_room, output, 20_000, errors=errors)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+    assert errors.read_text().splitlines()[-1].endswith("no checkpoint was saved yet")
+    (output / "checkpoints/step-0000001.tmp").mkdir()  # what a killed run leaves
+    forget_accelerate()
+    assert main(["debug", "--output", str(output), "--steps", "2"]) == 0
 
 
 @pytest.mark.parametrize("damage", ["state.json", "*.safetensors"])

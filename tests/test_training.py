@@ -306,6 +306,7 @@ def rejected(capfd, tmp_path):
         ("debug --model huge", "neither a size (debug, tiny"),
         ("debug --optimizer.max-grad-norm -1", "optimizer.max_grad_norm must be at least 0, got -1.0"),
         ("debug --optimizer.lr nan", "optimizer.lr must be at least 0, got nan"),
+        ("debug --lora.rank 2 --lora.alpha nan", "alpha >= 0"),
         ("debug --optimizer.ema 2", "optimizer.ema is in 0..1"),
         ("debug --changed-weight 0", "changed_weight must be above 0"),
         ("debug --sample-every -1", "sample_every must be at least 0"),
@@ -322,6 +323,11 @@ def test_an_existing_run_needs_resume(rejected, run):
     larger = rejected("debug", "--output", str(run), "--resume", "--model", "tiny")
     assert "does not fit this model: t" in larger and "not trained there" in larger and "by --model" in larger
     assert f"give '{run / 'model'}'" in rejected("debug", "--output", str(run / "other"), "--model", str(run))
+
+
+def test_a_resumed_run_has_no_fewer_steps(rejected, run):
+    message = rejected("debug", "--output", str(run), "--resume", "--steps", "2")
+    assert "step-0000003 is beyond the last of 2 steps; give --steps 3 or more" in message
 
 
 def test_a_resumed_run_keeps_its_optimizers(rejected, run):

@@ -223,6 +223,15 @@ def test_sizes_and_colours_are_kept(tmp_path, size, suffix):
         assert shown.shape == image.shape and _close(shown, image, 8.0 if min(size) > 2 else 80.0)
 
 
+def test_a_copy_is_not_darker(tmp_path):
+    picture = np.asarray(Image.open(Path(__file__).parents[1] / "examples" / "room.png").convert("RGB"))
+    with VideoWriter(tmp_path / "out.mp4", RATE) as writer:
+        for _ in range(3):
+            writer.write(picture)
+    for shown in VideoFile(tmp_path / "out.mp4"):
+        assert np.abs((shown.astype(int) - picture).mean(axis=(0, 1))).max() < 0.5
+
+
 def test_nothing_is_left_of_a_video_that_fails(tmp_path):
     def failing(frames):
         yield next(frames)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from unireal.arguments import usable_device
 from unireal.conditions import with_conditions
-from unireal.files import replacing
+from unireal.files import numbered, replacing
 from unireal.jobs import run_jobs
 from unireal.metadata import Recipe, check_metadata_output, png_infos, video_comment, with_metadata
 from unireal.notices import collected
@@ -71,7 +71,7 @@ def _answer(options: argparse.Namespace, arguments: list[str]) -> int:
 def _run_jobs(arguments: list[str], as_json: bool) -> int:
     """Jobs that fail are told and left out. Raises ValueError for a file that holds no jobs."""
     status = 0
-    for report in run_jobs(make_parser(), arguments, run):
+    for report in run_jobs(make_parser(), arguments, run, _written):
         if "error" in report:
             print(f"infer.py: line {report['line']}: {report['error']}", file=sys.stderr)
             status = 2
@@ -80,6 +80,18 @@ def _run_jobs(arguments: list[str], as_json: bool) -> int:
         elif "files" in report:
             print("\n".join(report["files"]), flush=True)
     return status
+
+
+def _written(options: argparse.Namespace) -> list[str]:
+    """The files that a call makes."""
+    spec = TASKS.get(options.task)
+    count = 1 if spec is None or spec.video else options.num_results or spec.num_results[0]
+    if count > 1:
+        from unireal.request import MAX_RESULTS  # which loads slowly
+
+        count = min(count, MAX_RESULTS)
+    names = (name for name in (options.output, options.spot_mask) if name is not None)
+    return [str(path) for name in names for path in numbered(Path(name), count)]
 
 
 def run(options: argparse.Namespace) -> dict:
@@ -101,7 +113,7 @@ def run(options: argparse.Namespace) -> dict:
         prompt, request = with_conditions(options, _pictures(options))
     request |= {name: getattr(options, name) for name in ("expand", "size", "context", "num_results", "num_frames")}
     asked = Request(task=options.task, prompt=prompt, **request)
-    first_window(asked, source).assemble((64, 64))  # before the model is loaded
+    sample, _ = first_window(asked, source).assemble((64, 64))  # before the model is loaded
     text, image = (1.0 if scale is None else scale for scale in (options.guidance, options.image_guidance))
     Guidance(text, image)
     plugins, device = accelerations(options.accelerate), usable_device(options.device)
@@ -117,6 +129,8 @@ def run(options: argparse.Namespace) -> dict:
     recipe = _recipe(options, asked) if options.metadata else None
     started = time.perf_counter()
     with _told() as more:
+        if options.image_guidance not in (None, 1.0) and not (sample.inputs or spec.video):
+            _log.warning("--image-guidance %g does nothing, as no pictures are given", options.image_guidance)
         if spec.video:
             make = partial(pipeline.stream, prompt, options.task, output_type="np", **request, **how)
             comment = None if recipe is None else video_comment(recipe)
@@ -130,7 +144,7 @@ def run(options: argparse.Namespace) -> dict:
             images = _chosen([image for frames in out.results for image in frames], options.result)
             infos = [{} for _ in images] if recipe is None else [{"pnginfo": i} for i in png_infos(recipe, images)]
             files = _save(list(images.values()), output, infos)
-            files += _save(out.edited, spot_mask) if spot_mask else []
+            files += _save(list(_chosen(out.edited, options.result).values()), spot_mask) if spot_mask else []
     steps = options.steps or pipeline.config.default_steps
     told = {"seconds": round(seconds, 3), "steps": steps, "model": str(options.model), "warnings": warnings + more}
     return {"files": files} | told
@@ -240,8 +254,7 @@ def _quiet() -> None:
 def _save(images: list, output: Path, how: list[dict] | None = None) -> list[str]:
     """Writes all pictures under temporary names first, so that a failure leaves nothing behind. how: arguments of
     Pillow's `save` for each. Raises OSError."""
-    paths = [output.with_name(f"{output.stem}_{i + 1}{output.suffix}") for i in range(len(images))]
-    paths = paths if len(images) > 1 else [output]
+    paths = numbered(output, len(images))
     output.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as files:
         temporary = [files.enter_context(replacing(path, f".{os.getpid()}{path.suffix}")) for path in paths]

@@ -16,23 +16,26 @@ from unireal.names import lookup
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """Muon for the matrices of the transformer's blocks, AdamW for everything else.
-
-    muon_lr: learning rate of Muon; 0 gives the matrices to AdamW as well. lr: of AdamW; text_lr: of AdamW for a text
-    encoder that is trained jointly, 0 for the same.
-    warmup, decay: steps of linear rise at the start and fall to 0 at the end; constant between.
-    ema: decay of the averaged weights that are saved; max_grad_norm: of clipping, 0 for none.
-    """
+    """Muon for the matrices of the transformer's blocks, AdamW for everything else."""
 
     lr: float = 1e-3
+    """Learning rate of AdamW."""
     muon_lr: float = 0.0
+    """Learning rate of Muon; 0 gives the matrices to AdamW as well."""
     text_lr: float = 0.0
+    """Learning rate of AdamW for a text encoder that is trained jointly; 0 for that of all else."""
     weight_decay: float = 0.0
+    """Every step multiplies the weights by 1 - learning rate * weight_decay, in both optimizers."""
     betas: tuple[float, float] = (0.9, 0.95)
+    """Decays of AdamW's means of the gradients and of their squares."""
     warmup: int = 100
+    """Steps of linear rise of the learning rates at the start; they are constant between rise and fall."""
     decay: int = 0
+    """Steps of their linear fall to 0 at the end."""
     ema: float = 0.998
+    """Decay of the averaged weights that are saved."""
     max_grad_norm: float = 1.0
+    """Gradients are clipped to this norm; 0 clips none."""
 
     def __post_init__(self) -> None:
         for name in ("lr", "muon_lr", "text_lr", "weight_decay", "warmup", "decay", "max_grad_norm"):
@@ -44,32 +47,32 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class LoraConfig:
-    """An adapter that is trained in place of the weights (unireal.model.lora).
-
-    rank: 0 for none; alpha: its update is scaled by alpha / rank, 0 means rank; targets: ends of the layers' names.
-    """
+    """An adapter that is trained beside the trainable parts, or alone (unireal.model.lora)."""
 
     rank: int = 0
+    """Rank of the adapter; 0 for none."""
     alpha: float = 0.0
+    """Its update is scaled by alpha / rank; 0 means rank."""
     targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
+    """Ends of the names of the layers that it is put on."""
 
     def __post_init__(self) -> None:
-        if self.rank < 0 or self.alpha < 0 or not self.targets:
+        if self.rank < 0 or not 0 <= self.alpha < math.inf or not self.targets:
             raise ValueError(f"lora has rank >= 0, alpha >= 0 and at least one of targets, got {self}")
 
 
 @dataclass(frozen=True)
 class Distillation:
-    """Training of a model that samples in few steps, from one that needs many (unireal.training.distillation).
-
-    steps: of the student, 0 trains by flow matching instead; substeps: of the teacher in each of them.
-    guidance, image_guidance: of the teacher; the student learns their result and needs none.
-    """
+    """Training of a model that samples in few steps, from one that needs many (unireal.training.distillation)."""
 
     steps: int = 0
+    """Sampling steps of the student; 0 trains by flow matching instead."""
     substeps: int = 8
+    """Steps of the teacher in each of the student's."""
     guidance: float = 1.0
+    """Guidance of the teacher; the student learns its result and needs none."""
     image_guidance: float = 1.0
+    """Image guidance of the teacher; the student learns its result and needs none."""
 
     def __post_init__(self) -> None:
         if self.steps < 0 or self.substeps < 1:
@@ -78,22 +81,20 @@ class Distillation:
 
 @dataclass(frozen=True)
 class VideoTeacher:
-    """A frozen video model that has a say in the training besides the samples (unireal.training.video_teacher).
-
-    model:   a shipped one, or a pipeline's folder, of the student's size; none if it is empty.
-    blocks, tail: weights of its losses: of the features after the blocks, and of the frame that comes out.
-    layers:  numbers of the blocks that are compared, from 0, or from -1 backward; all if there are none.
-    caption: under this name a record's source tells in words how a video comes from the input to the result; without
-             it the teacher reads what the student reads.
-    tasks:   whose samples it has a say in; those of others train as without it.
-    """
+    """A frozen video model that has a say in the training besides the samples (unireal.training.video_teacher)."""
 
     model: str = ""
+    """A shipped model, or a pipeline's folder, of the student's size; empty for no teacher."""
     blocks: float = 1.0
+    """Weight of the loss of the features after the blocks."""
     tail: float = 1.0
+    """Weight of the loss of the frame that comes out."""
     layers: tuple[int, ...] = ()
+    """Numbers of the blocks that are compared, from 0, or from -1 backward; all if there are none."""
     caption: str = "evolution"
+    """Key of a record's source that tells how input becomes result; without it, it reads what the student reads."""
     tasks: tuple[str, ...] = ("edit",)
+    """Tasks whose samples it has a say in; those of others train as without it."""
 
     def __post_init__(self) -> None:
         if self.blocks < 0 or self.tail < 0 or not self.blocks + self.tail > 0:
@@ -102,55 +103,57 @@ class VideoTeacher:
 
 @dataclass(frozen=True)
 class Stage:
-    """What changes in a run at step `start` (UniReal, section 3.3): from then on it trains on `data`, with times as in
-    `time`, or as before for None. The learning rate warms up anew."""
+    """What changes in a run at step `start` (UniReal, section 3.3). The learning rate warms up anew."""
 
     start: int
+    """Step from which on it holds."""
     data: DataConfig
     time: TimeSampling | None = None
+    """Its times; None for those of the stage before."""
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """One training run.
-
-    model:      a name in unireal.config.MODELS; or a model to start from: a shipped one, or a pipeline's folder.
-    data, time: of the run, or of its first stage if it has more; stages: the later ones, in order.
-    trainable:  what is trained: names in unireal.training.tuning.PARTS, or regular expressions that parameter names
-                contain; all if there are none. lora: an adapter, beside the trainable parts or alone.
-    distillation: into a model of few steps, in place of flow matching. teacher: a video model to learn from besides.
-    steps:      optimizer steps in all; accumulation: batches per step.
-    precision:  "no" or "bf16", of accelerate's autocast; compile: torch.compile of every block.
-    changed_weight: weight of the changed region in the loss, 1 elsewhere.
-    reference_weight: how many times as much reference frames (assets) weigh in attention as the text, as (step, ratio)
-                points with straight lines between, the last at 1; none for 1 always. See training.attention_warmup.
-    log_every, checkpoint_every, sample_every: steps between log lines, checkpoints and sample sheets (0: none).
-    seed:       of weights, noise, times and dropout in the model; the order of samples has data.seed.
-    workers:    1 makes batches ahead in a process of their own, 0 when they are needed.
-    """
+    """One training run."""
 
     model: str
+    """A name in unireal.config.MODELS; or a model to start from, a shipped one or a pipeline's folder."""
     data: DataConfig = field(default_factory=DataConfig)
     time: TimeSampling = field(default_factory=TimeSampling)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     stages: tuple[Stage, ...] = ()
+    """The later stages, in order; data and time are those of the first."""
     trainable: tuple[str, ...] = ()
+    """Names in unireal.training.tuning.PARTS, or regular expressions that parameter names contain; all if none."""
     lora: LoraConfig = field(default_factory=LoraConfig)
     distillation: Distillation = field(default_factory=Distillation)
     teacher: VideoTeacher = field(default_factory=VideoTeacher)
     steps: int = 1000
+    """Optimizer steps in all."""
     accumulation: int = 1
+    """Batches per optimizer step."""
     precision: str = "no"
+    """"no" or "bf16", of accelerate's autocast."""
     compile: bool = False
+    """torch.compile of every block."""
     gradient_checkpointing: bool = False
+    """Recomputes the activations of blocks in the backward pass: less memory, more time."""
     changed_weight: float = 5.0
+    """Weight of the changed region in the loss; it is 1 elsewhere."""
     reference_weight: tuple[tuple[int, float], ...] = ()
+    """Weight of assets in attention against text: (step, ratio) points, straight lines between; none for 1 always."""
     seed: int = 0
+    """Of weights, noise, times and dropout in the model; the order of samples has data.seed."""
     log_every: int = 20
+    """Steps between log lines."""
     checkpoint_every: int = 500
+    """Steps between checkpoints."""
     keep_checkpoints: int = 2
+    """Number of newest checkpoints that are kept; older ones are deleted."""
     sample_every: int = 0
+    """Steps between sample sheets; 0 for none."""
     workers: int = 1
+    """1 makes batches ahead in a process of their own, 0 when they are needed."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "accumulation", "log_every", "checkpoint_every", "keep_checkpoints"):

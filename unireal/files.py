@@ -23,3 +23,8 @@ def replacing(path: Path, ending: str | None = None) -> Iterator[Path]:
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def numbered(path: Path, count: int) -> list[Path]:
+    """Names of so many files: `path` for one alone, else with _1, _2, ... before its suffix."""
+    return [path.with_name(f"{path.stem}_{i + 1}{path.suffix}") for i in range(count)] if count > 1 else [path]

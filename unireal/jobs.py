@@ -34,9 +34,13 @@ def add_jobs_option(parser: argparse.ArgumentParser) -> None:
 
 
 def run_jobs(
-    parser: argparse.ArgumentParser, arguments: list[str], run: Callable[[argparse.Namespace], dict[str, Any]]
+    parser: argparse.ArgumentParser,
+    arguments: list[str],
+    run: Callable[[argparse.Namespace], dict[str, Any]],
+    written: Callable[[argparse.Namespace], list[str]],
 ) -> Iterator[dict[str, Any]]:
     """Runs the jobs that are not done yet; yields for each what `run` reports, or {"error": ...}, with its "line".
+    written: names the files that a job makes.
 
     Raises ValueError, before anything runs, for a file that cannot be read, a line that is no job, jobs that write to
     one file, and a folder where it cannot be noted what is done.
@@ -53,7 +57,7 @@ def run_jobs(
         return
     rest = arguments if shared.task is None else arguments[1:]  # the task stands first
     jobs = [(n, job, _options(parser, shared.task, rest, job, f"{path}:{n}")) for n, job in lines]
-    _check_outputs(path, jobs)
+    _check_outputs(path, [(n, written(options)) for n, _, options in jobs])
     note = path.with_name(f"{path.name}.done")
     done, skipped = _done(_opened(note)), 0
     decisive = [word for word in arguments if word != "--json"]  # that says how to report, not what to make
@@ -76,7 +80,7 @@ def run_jobs(
 
 def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     if not path.is_file():
-        raise ValueError(f"--jobs {str(path)!r} is not a file; give one of JSON lines, beside it is noted what is done")
+        raise ValueError(f"--jobs {str(path)!r} is not a file; give one of JSON lines, what is done is noted beside it")
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -136,12 +140,12 @@ def _words(parser: argparse.ArgumentParser, key: str, value: Any, where: str) ->
     return [f"{option}={','.join(map(str, value))}"]
 
 
-def _check_outputs(path: Path, jobs: list[tuple[int, dict[str, Any], argparse.Namespace]]) -> None:
+def _check_outputs(path: Path, outputs: list[tuple[int, list[str]]]) -> None:
     """Raises ValueError for jobs that would write over what an earlier one has made."""
     lines: dict[str, int] = {}
-    for number, _, options in jobs:
-        for name in (options.output, options.spot_mask):
-            first = number if name is None else lines.setdefault(os.path.abspath(name), number)
+    for number, names in outputs:
+        for name in names:
+            first = lines.setdefault(os.path.abspath(name), number)
             if first != number:
                 raise ValueError(
                     f"{path}:{number} writes to {name!r}, as line {first} does; give each a name of its own"

@@ -36,6 +36,7 @@ MAX_COMMENT = 8 << 20  # the same for a video; Matroska's readers take no text o
 _OPTIONS = ("prompt", "expand", "size", "context", "num_results", "num_frames", "fps", "seed", "steps", "guidance",
             "image_guidance", "negative_prompt", "accelerate", "model", "dtype")  # fmt: skip
 _PICTURES = ("canvas", "asset", "control", "mask")
+_MAKERS = {"prompt": ("audio", "class_label"), "control": ("layout", "drag")}  # options that say the same in other ways
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,8 @@ def with_metadata(parser: argparse.ArgumentParser, arguments: list[str]) -> argp
     path = given.from_metadata
     chunks = _read_texts(path)
     record = _record(chunks, path)
-    words = [f"--{name.replace('_', '-')}={value}" for name, value in record["options"].items()]
+    kept = {name: value for name, value in record["options"].items() if not _made(given, name)}
+    words = [f"--{name.replace('_', '-')}={value}" for name, value in kept.items()]
     options = parser.parse_args([*([record["task"]] if given.task is None else []), *words, *arguments])
     if options.model == record["options"].get("model") and weights_fingerprint(options.model) != record["weights"]:
         raise ValueError(f"{str(path)!r} was made by other weights of {options.model!r}; give those as --model")
@@ -212,9 +214,14 @@ def _record(chunks: dict[str, Any], path: str) -> dict[str, Any]:
     return record
 
 
+def _made(options: argparse.Namespace, name: str) -> bool:
+    """Whether other options make what one of this name would give."""
+    return any(getattr(options, maker) is not None for maker in _MAKERS.get(name, ()))
+
+
 def _add_pictures(options: argparse.Namespace, entries: list[dict], chunks: dict[str, Any], path: str) -> None:
     """Puts those of the file where the options give none."""
-    missing = [option for option in _PICTURES if not getattr(options, option)]
+    missing = [option for option in _PICTURES if not (getattr(options, option) or _made(options, option))]
     for i, entry in enumerate(entries, start=1):
         option = entry["option"]
         if option not in missing:

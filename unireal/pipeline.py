@@ -49,7 +49,7 @@ class _How:
 
 
 class UniRealPipeline(LoadablePipeline):
-    """
+    """Makes and edits pictures and videos by an instruction. Its arguments:
     transformer, text_encoder, tokenizer, scheduler: the parts; vae: None for a model that works on pixels.
     native_size: (H, W) of results whose size nothing else decides.
     default_steps, default_guidance, default_image_guidance: used where the call gives none.
@@ -110,7 +110,7 @@ class UniRealPipeline(LoadablePipeline):
         num_frames: int | None = None,
         negative_prompt: str | None = None,
     ) -> UniRealPipelineOutput | tuple[list[Any]]:
-        """
+        """Makes the results of one task. Its arguments:
         prompt:  one, or a batch that shares all other arguments. context: context prompt; None for the task's own.
         canvas, asset: PIL images, arrays or paths, one or a list. control: (kind, picture) pairs or a dict.
         mask:    white where to change. expand: pixels to add at (left, top, right, bottom).

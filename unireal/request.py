@@ -89,7 +89,7 @@ class Request:
         original = frames[0].image if frames else None
         if mask is not None and mask.shape != size:
             mask = threshold(resized(as_frame(mask_image(mask), Role.CONTROL, "mask"), size).image)
-        if spec.prepare == "erase" and mask is not None:
+        if spec.prepare is not None and mask is not None:
             frames[0] = replace(frames[0], image=erase(frames[0].image, mask))
         low, high = spec.num_results
         joint = len(self.video) or min(self.num_results or low, high)

@@ -40,7 +40,7 @@ class Slot:
 
     def __str__(self) -> str:
         count = f"{self.minimum}" if self.minimum == self.maximum else f"{self.minimum}..{self.maximum}"
-        return f"--{self.option}" + ("" if count == "1" or self.clip else f" ({count})")
+        return f"--{self.option}" + ("" if self.maximum == 1 or self.clip else f" ({count})")
 
 
 @dataclass(frozen=True)

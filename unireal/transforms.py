@@ -116,7 +116,8 @@ def erase(canvas: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def expand(canvas: np.ndarray, borders: tuple[int, int, int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """The canvas grown by (left, top, right, bottom) unknown pixels, and bool (H, W) of what is unknown.
+    """The canvas grown by (left, top, right, bottom) unknown pixels, and bool (H, W) of what is unknown. The border's
+    pixels go on there, for what fades out of the canvas.
 
     Raises ValueError for negative borders or none at all.
     """
@@ -125,7 +126,7 @@ def expand(canvas: np.ndarray, borders: tuple[int, int, int, int]) -> tuple[np.n
         raise ValueError(f"expand takes left,top,right,bottom >= 0 pixels, at least one above 0, got {borders}")
     pad = ((top, bottom), (left, right))
     mask = np.pad(np.zeros(canvas.shape[:2], bool), pad, constant_values=True)
-    return np.pad(canvas, (*pad, (0, 0)), constant_values=HOLE), mask
+    return np.pad(canvas, (*pad, (0, 0)), mode="edge"), mask
 
 
 def paste_back(result: np.ndarray, canvas: np.ndarray, mask: np.ndarray, feather: int = 0) -> np.ndarray:

@@ -11,9 +11,12 @@ def load_model(kind: Any, source: str, device: str = "cpu", dtype: str = "auto")
     kind: a class of transformers; source: a folder or hub id; dtype: "auto" (that of the file), "float16", ...
     Raises ValueError if there is nothing to load, it is another kind of model, or the file lacks some of its weights.
     """
+    from safetensors import SafetensorError
+
     try:
         model, report = kind.from_pretrained(source, dtype=dtype, use_safetensors=True, output_loading_info=True)
-    except (OSError, ValueError, TypeError, RuntimeError) as error:  # the last for weights of other shapes
+    # RuntimeError for weights of other shapes, SafetensorError for a file that is cut off
+    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
         raise ValueError(
             f"cannot load {source!r} as {kind.__name__} ({_line(error)}); give a folder or a hub id with safetensors"
         ) from error

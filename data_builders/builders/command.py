@@ -21,7 +21,7 @@ from data_builders.annotators.protocols import Annotators
 from data_builders.build import build
 from data_builders.builders import generators
 from data_builders.builders.base import VideoBuilder, settings
-from data_builders.builders.sources import CURATIONS, FOUND, clips_of
+from data_builders.builders.sources import CURATIONS, FOUND, clips_of, named_by
 from data_builders.engine import Placing
 from data_builders.files import UNFINISHED, write_text
 from data_builders.shards import Failure, Job, Outcome, holds_records, plan
@@ -41,8 +41,8 @@ def add_arguments(builder: VideoBuilder, parser: argparse.ArgumentParser) -> Non
     parser.add_argument("--overwrite", action="store_true", help="replace the build in DIR")
     reading = parser.add_argument_group("clips of --videos")
     text = "shots: whole shots; ditto: Ditto's thresholds; none: each video is one clip (default: shots)"
-    reading.add_argument("--curation", choices=CURATIONS, default="shots", help=text)
-    text = f"frames a second that are read (default: {builder.fps or 'all'})"
+    reading.add_argument("--curation", choices=CURATIONS, help=text)
+    text = f"frames a second that are read, at most those of the clip (default: {builder.fps or 'all'})"
     reading.add_argument("--fps", metavar="F", type=_number, help=text)
     text = f"frames of a clip at most (default: {builder.frames})"
     reading.add_argument("--frames", metavar="N", type=int, help=text)
@@ -86,6 +86,9 @@ def run(builder: VideoBuilder, options: argparse.Namespace) -> None:
     if options.clips_per_shard < 1:  # before the videos are looked at, as all that follows
         raise ValueError(f"--clips-per-shard must be at least 1, got {options.clips_per_shard}")
     placing = Placing(options.workers, options.gpus, options.ray_address)
+    if options.clips is not None and options.curation is not None:
+        raise ValueError("--curation chooses clips of --videos, those of --clips are chosen; leave one of the two out")
+    options.curation = options.curation or "shots"
     if any(value is not None and value <= 0 for value in (options.fps, options.frames)):
         raise ValueError("--fps and --frames are above 0; leave them out for the builder's own")
     own = builder.options(**{field.name: _value(field, options) for field in fields(builder.options)})
@@ -99,6 +102,7 @@ def run(builder: VideoBuilder, options: argparse.Namespace) -> None:
     # a build that is there may be complete, so that it takes none.
     if options.ray_address is None and (options.overwrite or not any(options.output.glob("*.parquet"))):
         check_specs(specs, PARTS | generators.GENERATORS)
+    named = named_by(options)  # before a build that is to be replaced is removed
     told = {
         "builder": builder.name,
         "version": builder.version,
@@ -110,7 +114,7 @@ def run(builder: VideoBuilder, options: argparse.Namespace) -> None:
         "clips_per_shard": options.clips_per_shard,
     }
     claim_folder(options.output, json.loads(json.dumps(told)), options.overwrite)
-    found = clips_of(options, placing)
+    found = clips_of(named, options, placing)
     shards = plan(found.clips, options.clips_per_shard)
     check_shards(options.output, [shard.name for shard in shards])
     load = partial(_load, specs, devices, sorted({clip.path for clip in found.clips}), limits, options.output)
@@ -186,11 +190,15 @@ def _remove(folder: Path, *patterns: str) -> None:
 
 
 def check_shards(folder: Path, names: list[str]) -> None:
-    """Raises ValueError if the folder holds shards of other clips: they might be the same ones in another division."""
+    """Raises ValueError if the folder holds shards of other clips.
+
+    They might be the same ones in another division, or near-duplicates of clips that have been added before them.
+    """
     if other := sorted({path.name for path in folder.glob("*.parquet")} - set(names)):
         raise ValueError(
             f"{str(folder)!r} holds {len(other)} shards of other clips, as {other[0]}; "
-            "give all videos that it was built from, or another --output, or --overwrite"
+            "give all videos that it was built from (or remove these shards, if new videos before them are "
+            "near-duplicates), or another --output, or --overwrite"
         )
 
 

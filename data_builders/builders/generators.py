@@ -7,6 +7,7 @@ model can make them, and follow from the seed.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -69,11 +70,26 @@ class DiffusersEditor:
         return cls(_load(DiffusionPipeline, source, device), source, **rest)
 
     def edit(self, image: np.ndarray, instruction: str, seed: int) -> np.ndarray:
-        height, width = _multiple(image.shape[:2], 16)
-        given = Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS)
-        steps = {} if self.steps is None else {"num_inference_steps": self.steps}
-        made = self.pipeline(image=given, prompt=instruction, generator=_generator(seed), output_type="pil", **steps)
+        given = self._given(image) | {"prompt": instruction, "generator": _generator(seed), "output_type": "pil"}
+        if self.steps is not None:
+            given["num_inference_steps"] = self.steps
+        made = self.pipeline(**given)
         return _resized([np.asarray(made.images[0].convert("RGB"))], image.shape[:2])[0]
+
+    def _given(self, image: np.ndarray) -> dict[str, Any]:
+        """The picture as the pipeline takes it, and what it needs beside, as infer.py gives it (unireal.public)."""
+        known = inspect.signature(self.pipeline.__call__).parameters
+        height, width = _multiple(image.shape[:2], 16)
+        given: dict[str, Any] = {}
+        if "max_area" in known:  # FLUX.1 Kontext, which makes squares unless it is told a size
+            from diffusers.pipelines.flux.pipeline_flux_kontext import PREFERRED_KONTEXT_RESOLUTIONS as TRAINED
+
+            aspect = image.shape[1] / image.shape[0]
+            _, width, height = min((abs(aspect - w / h), w, h) for w, h in TRAINED)
+            given = {"width": width, "height": height, "max_area": width * height, "_auto_resize": False}
+        elif "true_cfg_scale" in known:  # Qwen-Image-Edit, which is not guided without a negative prompt
+            given = {"negative_prompt": " "}
+        return {"image": Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS)} | given
 
 
 class WanGenerator:

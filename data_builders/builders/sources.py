@@ -47,16 +47,30 @@ class Found:
     report: dict[str, Any] = field(default_factory=dict)
 
 
-def clips_of(options: argparse.Namespace, placing: Placing) -> Found:
-    """The clips of --clips or --videos; these are kept in the output, and count until one of the files changes.
+@dataclass(frozen=True)
+class Named:
+    """What a command line names: clips, or videos, and why other files of their folders are left out."""
 
-    Raises ValueError for paths that do not exist or hold no video.
-    """
+    clips: list[Clip] = field(default_factory=list)
+    videos: list[Path] = field(default_factory=list)
+    ignored: dict[Path, str] = field(default_factory=dict)
+
+
+def named_by(options: argparse.Namespace) -> Named:
+    """What --clips or --videos name. Raises ValueError for paths that do not exist or hold no video."""
     if options.clips is not None:
-        return _once(Found(_present(read_clips(options.clips), options.clips), []))
+        return Named(_present(read_clips(options.clips), options.clips))
     videos, ignored = find_files(options.videos)
     if not videos:
         raise ValueError(f"no videos in {', '.join(map(str, options.videos))}; give files, or folders that hold some")
+    return Named([], videos, ignored)
+
+
+def clips_of(named: Named, options: argparse.Namespace, placing: Placing) -> Found:
+    """The clips of what is named; those of videos are kept in the output, and count until one of the files changes."""
+    if options.clips is not None:
+        return _once(Found(named.clips, []))
+    videos, ignored = named.videos, named.ignored
     stored, key = options.output / STORED, [facts(path) for path in videos]
     if (told := read_stored(stored)) and told["videos"] == key:
         failures = [Failure(**failure) for failure in told["failures"]]

@@ -39,6 +39,9 @@ class VideoEditOptions(Options):
         super().__post_init__()
         if not 4 <= self.window <= 7:
             raise ValueError(f"--window is 4..7, got {self.window}")
+        for criterion in CRITERIA:  # a percentage would reject every video, after all the work
+            if not 0 <= (lowest := getattr(self, f"min_{criterion}")) <= 1:
+                raise ValueError(f"--min-{criterion.replace('_', '-')} is a score of 0..1, got {lowest:g}")
 
 
 def draw(footage: Footage, options: VideoEditOptions) -> Iterator[Footage]:
@@ -98,5 +101,5 @@ VIDEO_EDIT = VideoBuilder(
     options=VideoEditOptions,
     fps=None,
     frames=101,
-    version=2,  # 1 had depth on a scale of its own for each frame
+    version=3,  # 1 had depth on a scale of its own for each frame, 2 key frames made as squares or without guidance
 )

@@ -136,7 +136,8 @@ def find_files(paths: Iterable[str | Path]) -> tuple[list[Path], dict[Path, str]
     for path, within in sorted(listed, key=lambda item: item[0].is_symlink()):
         if not within or path.suffix.lower() in SUFFIXES:
             videos.setdefault(os.path.realpath(path), path)
-    chosen = dict.fromkeys(path for path, _ in listed if path in videos.values())
+    first_names = set(videos.values())
+    chosen = dict.fromkeys(path for path, _ in listed if path in first_names)
     names = {path.with_suffix("") for path in chosen}
     for path, _ in listed:
         companion = path.suffix in _COMPANIONS and path.with_suffix("") in names

@@ -62,6 +62,9 @@ class CurationConfig:
         for name in ("min_shot_seconds", *motion, *quality):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} is at least 0, got {getattr(self, name)}")
+        for name in ("min_luma", "max_bar"):
+            if getattr(self, name) > 1:
+                raise ValueError(f"{name} is 0..1, got {getattr(self, name)}")
         look_up(dict.fromkeys(SHOT_DETECTORS), self.shots, "shot detector")
 
     def to_dict(self) -> dict[str, Any]:

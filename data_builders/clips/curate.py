@@ -109,7 +109,8 @@ class Curator:
                     size = config.size or footage.size
                     clip = Clip(report.path, report.video or "", start, until, config.fps, size)
                     before = [m for m in measures if m.time < until]
-                    yield clip, [m for m in before if m.time >= start] or before[-1:]
+                    # A clip shorter than their spacing has those nearest to it; the first lies behind the cut.
+                    yield clip, [m for m in before if m.time >= start] or before[-1:] or measures[:1]
                     start, reason = until, REST
                 if end - start > _SLACK:
                     report.drop(reason, end - start)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from data_builders.annotators.weights import load_model, load_processor
+
 if TYPE_CHECKING:
     import torch
 
@@ -46,14 +48,11 @@ class ImageEncoder:
         from transformers import AutoImageProcessor, CLIPVisionModelWithProjection
 
         try:
-            self._processor = AutoImageProcessor.from_pretrained(source)
-            self._model: torch.nn.Module = CLIPVisionModelWithProjection.from_pretrained(source, use_safetensors=True)
-        except (OSError, ValueError, KeyError) as error:
+            self._processor = load_processor(AutoImageProcessor, source)
+            self._model: torch.nn.Module = load_model(CLIPVisionModelWithProjection, source, device, "float32")
+        except (ValueError, KeyError) as error:
             where = "folder" if Path(source).is_dir() else "hub id"
-            raise ValueError(
-                f"{where} {source!r} gives no CLIP image encoder ({str(error).splitlines()[0]})"
-            ) from error
-        self._model.to(device).eval()
+            raise ValueError(f"{where} {source!r} gives no CLIP image encoder ({error})") from error
         self._device = device
 
     def __call__(self, frames: Sequence[np.ndarray]) -> np.ndarray:

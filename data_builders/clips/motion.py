@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from data_builders.annotators.weights import on_device
+
 if TYPE_CHECKING:
     import torch
 
@@ -110,7 +112,7 @@ class CoTracker:
     """
 
     def __init__(self, model: torch.nn.Module, device: str = "cpu"):
-        self._model, self._device = model.to(device).eval(), device
+        self._model, self._device = on_device(model, device).eval(), device
 
     @classmethod
     def from_safetensors(cls, path: str, device: str = "cpu") -> CoTracker:

@@ -22,7 +22,7 @@ SHORT = "too short"
 REST = "rest of a shot"
 SLOW = "too little motion"
 DUPLICATE = "near-duplicate"
-_LISTED = 10  # of the files that are not read; report.json has all
+_LISTED = 10  # of the files that are not read, and of the videos that give nothing; report.json has all
 
 
 @dataclass
@@ -92,7 +92,7 @@ class CurationReport:
     ignored: dict[Path, str]
 
     def describe(self) -> str:
-        """For people: how many were kept and dropped and why, and every input that gives nothing or is damaged."""
+        """For people: how many were kept and dropped and why, and the first inputs that are damaged or give nothing."""
         config, videos = self.config, self.videos
         unreadable = sum(video.video is None for video in videos)
         giving = sum(video.kept > 0 for video in videos)
@@ -115,9 +115,12 @@ class CurationReport:
             f"compared by: {config.encoder or 'gradients of colour (no --encoder given; Ditto: CLIP ViT-L/14)'}"
         )
         lines.append(f"motion by: {config.tracker or 'sparse optical flow (no --tracker given; Ditto: CoTracker3)'}")
-        for video in videos:
-            if told := video.reason or video.error:
-                lines.append(f"{video.path}: {told}" + ("; what comes before is used" if video.kept else ""))
+        poor = [video for video in videos if video.reason or video.error]
+        for video in sorted(poor, key=lambda video: video.error is None)[:_LISTED]:
+            used = "; what comes before is used" if video.kept else ""
+            lines.append(f"{video.path}: {video.reason or video.error}{used}")
+        if len(poor) > _LISTED:
+            lines.append(f"and {len(poor) - _LISTED} more videos that give nothing, or not all")
         return "\n".join(lines + tell_ignored(self.ignored))
 
     def to_dict(self) -> dict[str, Any]:

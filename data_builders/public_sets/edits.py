@@ -101,7 +101,7 @@ def magicbrush(folder: Path) -> Iterator[Item]:
     """osunlp/MagicBrush: Parquet with columns img_id, turn_index, source_img, mask_img, target_img, instruction.
 
     mask_img is the source with the region where the edit may happen in white (or transparent). Turn 1 starts from a
-    photograph of COCO, later turns from the result of the turn before.
+    photograph of COCO, later turns from the result of the turn before. The files of split "dev" are not read.
     """
     columns = ("img_id", "turn_index", "source_img", "target_img", "instruction")
     yield from parquet_items(folder, columns, ("mask_img",), _magicbrush_row)

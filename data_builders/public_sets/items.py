@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +23,8 @@ from unireal.sample import Sample
 
 _BATCH_ROWS = 16  # of Parquet that are in memory at a time, with their pictures
 _WHITE, _OPAQUE = 250, 128
+# Of files and folders, as the hub names them: data/dev-00000-of-00004.parquet, default/test/0000.parquet
+_HELD_OUT = re.compile(r"(dev|val|valid|validation|test[AB]?)(?![A-Za-z])", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -161,8 +164,9 @@ def parquet_items(
     optional: Sequence[str],
     make: Callable[[dict[str, Any]], Sequence[Sample]],
 ) -> Iterator[Item]:
-    """An item for each row of the .parquet files at any depth, and one for each file that cannot be read.
+    """An item for each row of the .parquet files at any depth, and a bad one for each file that is not read.
 
+    These are damaged, or of a split that evaluation measures (`held_out`).
     columns: that a file must have, else it is passed over; optional: read where they are there.
     Raises ValueError if no file has the columns.
     """
@@ -178,6 +182,10 @@ def parquet_items(
                 if not set(columns) <= set(names):
                     continue
                 fitting += 1
+                if split := held_out(path.relative_to(folder)):
+                    reason = f"is of the split {split!r}, which evaluation measures; rename it to read it all the same"
+                    yield Item(where, _failing(reason))
+                    continue
                 chosen, row = [*columns, *(c for c in optional if c in names)], 0
                 for batch in file.iter_batches(_BATCH_ROWS, columns=chosen, use_threads=False):
                     for values in batch.to_pylist():
@@ -189,6 +197,11 @@ def parquet_items(
     if not fitting:
         found = f"{len(paths)} .parquet files without these" if paths else "no .parquet files"
         raise ValueError(f"{str(folder)!r} holds {found}; wanted are columns {', '.join(columns)}")
+
+
+def held_out(path: Path) -> str:
+    """The split that a file within a set is of by its name or that of a folder, "dev"; "" unless it is held out."""
+    return next((found[1] for part in path.parts if (found := _HELD_OUT.match(part))), "")
 
 
 def bad_item(where: str, reason: str) -> Item:

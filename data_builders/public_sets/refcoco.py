@@ -20,10 +20,11 @@ _TO_JSON = "python -c \"import json, pickle; json.dump(pickle.load(open('{0}.p',
 
 
 def refcoco(folder: Path) -> Iterator[Item]:
-    """lmms-lab/RefCOCO, RefCOCOplus, RefCOCOg as Parquet, or refs(SPLITTER).json with instances.json and the photos.
+    """refs(SPLITTER).json with instances.json and the photos, or Parquet in the columns of lmms-lab/RefCOCO.
 
     Parquet: columns image, answer (the expressions), segmentation (one flat polygon x0, y0, x1, ...), bbox (x, y, w,
-    h); rows whose polygon does not span the box are parts of objects, and bad.
+    h); rows whose polygon does not span the box are parts of objects, and bad. lmms-lab's own files are of the splits
+    that evaluation measures, and are not read.
     JSON: of refs(unc).json, grefs(unc).json, ... the entries of split "train" (ann_id, image_id, sentences[].sent);
     instances.json in COCO's format beside it; photos under their file_name at any depth of the folder, or of train2014.
     The original refs(unc).p are pickles, which can run any program when they are read; they are not read here, and the

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -136,24 +137,36 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         guidance, size = Guidance(options.guidance, options.image_guidance), (options.size, options.size)
         parts = load_parts(options.model, usable_device(options.device))
+        if options.output:
+            check_writable(options.output)
         pairs = record(parts, options.recipes, options.samples, options.steps, guidance, size)
         polynomial, explained = fit(pairs, options.degree)
+        report = {
+            "model": options.model,
+            "polynomial": polynomial,
+            "r_squared": explained,
+            "pairs": len(pairs),
+            "input_change": [float(pairs[:, 0].min()), float(pairs[:, 0].max())],
+            "steps": options.steps,
+        }
+        print(json.dumps(report, indent=2))
+        if options.output:
+            with replacing(options.output) as unfinished:
+                unfinished.write_text(json.dumps(report, indent=2) + "\n")
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    report = {
-        "model": options.model,
-        "polynomial": polynomial,
-        "r_squared": explained,
-        "pairs": len(pairs),
-        "input_change": [float(pairs[:, 0].min()), float(pairs[:, 0].max())],
-        "steps": options.steps,
-    }
-    print(json.dumps(report, indent=2))
-    if options.output:
-        with replacing(options.output) as unfinished:
-            unfinished.write_text(json.dumps(report, indent=2) + "\n")
     return 0
+
+
+def check_writable(output: Path) -> None:
+    """Makes the folder of a file that minutes of work are to end in. Raises ValueError, or OSError, if it cannot be
+    written."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    if output.is_dir():
+        raise ValueError(f"output {str(output)!r} is a folder; give the path of a file")
+    if not os.access(output.parent, os.W_OK):
+        raise ValueError(f"output folder {str(output.parent)!r} is not writable; give another --output")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -30,11 +30,13 @@ FUSIONS = ("cache", "reference", "cos2", "cos2_recursive")
 # Shares of the steps (initial, reset), by whether attention is isolated. With full attention they are about those of
 # the released code; with isolated attention text and canvas never age (docs/acceleration.md has the comparison).
 SCHEDULES = {False: (0.1, 0.18), True: (0.04, 0.3)}
+SMALL = 0.125  # share of a result's tokens below which the computed region is grown by default
 
 
 @dataclass
 class SpotEdit(Acceleration):
-    """
+    """Computes only the tokens that an edit changes, and keeps the canvas elsewhere.
+
     judge:   "decoder" (features of the VAE's decoder), "cosine" or "l2" (of the latents), None for decoder where there
              is a VAE, else l2; or a function (see unireal.acceleration.judges), which needs a tau.
     tau:     score below which a token is kept, None for the judge's own; 0 keeps none. "two-means" splits the scores of
@@ -46,7 +48,8 @@ class SpotEdit(Acceleration):
              ends as the canvas exactly only if no step at the end is full.
     reset:   share of the steps from one full step to the next; 0 for none between. initial and reset of None take what
              suits the model's attention (SCHEDULES).
-    dilation: tokens by which the computed region is grown.
+    dilation: tokens by which the computed region is grown. None is 1 where it is less than an eighth of the result, as
+             most of a small region is border, else 0; with a judge of the caller's own it is 0.
     every_step: choose again in every step instead of once after each full step.
     paste:   the pipeline copies the canvas's pixels into the kept region, bit for bit; without, it is what the VAE
              makes of them.
@@ -65,7 +68,7 @@ class SpotEdit(Acceleration):
     initial: float | None = None
     last: float = 0.0
     reset: float | None = None
-    dilation: int = 0
+    dilation: int | None = None
     every_step: bool = False
     paste: bool = False
     mask: np.ndarray | None = field(init=False, default=None, compare=False, repr=False)
@@ -86,7 +89,8 @@ class SpotEdit(Acceleration):
             raise ValueError(f'spotedit: tau must be a number of at least 0 or "two-means", got {self.tau!r}')
         if callable(self.judge) and not number:
             raise ValueError(f"spotedit: a judge of your own needs a tau that is a number, got {self.tau!r}")
-        self._check_count("dilation", "tokens", least=0)
+        if self.dilation is not None:
+            self._check_count("dilation", "tokens", least=0)
         for name in ("every_step", "paste"):
             if not isinstance(getattr(self, name), bool):  # the text "false" would count as true
                 raise ValueError(f"spotedit: {name} must be True or False, got {getattr(self, name)!r}")
@@ -210,7 +214,15 @@ class _Spot(TokenChoice):
         if tau == "two-means":
             assert self.threshold is not None  # only a judge of the caller's own has none, and needs a tau
             limit = two_means(scores.flatten(1))[..., None].clamp(max=TWO_MEANS_LIMIT * self.threshold)
-        return ~grow(~(scores < limit), self.settings.dilation)
+        return ~self._grown(~(scores < limit))
+
+    def _grown(self, active: torch.Tensor) -> torch.Tensor:
+        """bool (B, rows, columns), dilated."""
+        radius = self.settings.dilation
+        if radius is not None or callable(self.settings.judge):
+            return grow(active, radius or 0)
+        small = active.float().mean(dim=(1, 2), keepdim=True) < SMALL
+        return torch.where(small, grow(active, 1), active)
 
     def _fusion(self, t: float) -> Fusion | None:
         kind = self.settings.fusion

@@ -18,7 +18,8 @@ from unireal.diffusion.sampling import Call
 
 @dataclass(frozen=True)
 class TaylorSeer(Acceleration):
-    """
+    """Runs the blocks every few steps, and extrapolates what they add in the steps between.
+
     interval: one step in so many runs the blocks; 1 is every step, as without plug-in.
     order:    of the extrapolation; it needs order + 1 computed steps, and is lower until there are as many.
     first:    steps at the start that always run, at least 1. The last step always runs.

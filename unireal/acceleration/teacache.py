@@ -42,7 +42,8 @@ def _is_number(value: object) -> bool:
 
 @dataclass(frozen=True)
 class TeaCache(Acceleration):
-    """
+    """Skips the blocks in steps whose input has changed little since they last ran.
+
     threshold:  sum of predicted relative changes below which steps are skipped; 0 skips none.
     polynomial: coefficients, highest power first, from the change of the input to that of the residual, or the file of
                 unireal.acceleration.fit_teacache that holds them. They belong to a model; (1, 0) takes the change of

@@ -9,6 +9,7 @@ its batches are shared out to processes or accumulated in one.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -26,15 +27,18 @@ class Lane:
     """Lane `number` of `count`: an endless iterator over batches that can be resumed after any of them.
 
     Samples that wait in a bucket are not saved but read again: `state` holds the place of each, and of those that are
-    still `owed` from before the lanes were dealt anew.
+    still `owed` from before the lanes were dealt anew. `pace` says which step of the stage takes a number of the
+    sequence: the number `draw` step `step`, and each of `size` more the next one.
     """
 
     def __init__(self, config: DataConfig, number: int, count: int, state: dict[str, Any] | None = None):
-        self.config, self.count = config, count
+        self.config = config
         self.mixture = Mixture(config.sources, config.seed, number, count, config.bad_share)
         self.buckets: dict[tuple[Layout, int], list[tuple[dict[str, Any], Sample]]] = {}
         self.owed: list[dict[str, Any]] = []
+        self.pace = {"draw": 0, "step": 0.0, "size": config.batch_size * count}
         if state is not None:
+            self.pace = _pace_from(state, self.pace)
             for place in state["waiting"]:
                 self._put(place, self.mixture.at(place))
             self.mixture.load_state(state["mixture"])
@@ -58,14 +62,14 @@ class Lane:
     def state(self) -> dict[str, Any]:
         waiting = [place for bucket in self.buckets.values() for place, _ in bucket]
         waiting.sort(key=lambda place: place["draw"])  # streams are read in order
-        return {"mixture": self.mixture.state(), "waiting": waiting, "owed": list(self.owed)}
+        return {"mixture": self.mixture.state(), "waiting": waiting, "owed": list(self.owed), "pace": self.pace}
 
     def _put(self, place: dict[str, Any], sample: Sample | None) -> tuple[Layout, int] | None:
         """Puts a sample into its bucket and returns the bucket's key; None for a record that was bad."""
         if sample is None:
             return None
         number = place["draw"]
-        sample = prepared(sample, number, number / (self.config.batch_size * self.count), self.config)
+        sample = prepared(sample, number, _step_of(number, self.pace), self.config)
         key = sample.layout, len(sample.instruction) // _TEXT_STEP
         self.buckets.setdefault(key, []).append((place, sample))
         return key
@@ -85,6 +89,16 @@ class Lane:
         batch = collate_encoded(encoded) if encoded else collate(samples)
         batch.numbers = [place["draw"] for place, _ in bucket]
         return batch
+
+
+def _step_of(number: int, pace: dict[str, Any]) -> float:
+    return pace["step"] + (number - pace["draw"]) / pace["size"]
+
+
+def _pace_from(state: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """The pace of a state, which changes there if steps take more or fewer samples now."""
+    before, draw = state.get("pace", own), state["mixture"]["draw"]
+    return before if before["size"] == own["size"] else own | {"draw": draw, "step": _step_of(draw, before)}
 
 
 class BucketedBatches(torch.utils.data.IterableDataset):
@@ -119,27 +133,32 @@ def deal(states: Sequence[dict[str, Any]], count: int, config: DataConfig) -> li
     """States of `count` lanes that go on where len(states) lanes stopped, so that every sample is seen exactly once.
 
     Lanes do not stop at the same number of the sequence. What some of them waited with, or had not reached yet, is
-    owed: the new lanes take it first.
+    owed: the new lanes take it first. So it is when the weights change: up to the farthest lane the former ones hold.
     """
-    if len(states) == count:
+    before, weights = states[0]["mixture"], [source.weight for source in config.sources]
+    seed_before, weights_before = before.get("seed", config.seed), before.get("weights", weights)
+    if len(states) == count and (seed_before, weights_before) == (config.seed, weights):
         return list(states)
-    mixture = Mixture(config.sources, config.seed)
+    sources = [replace(s, weight=weight) for s, weight in zip(config.sources, weights_before, strict=True)]
+    mixture = Mixture(sources, seed_before)
     owed = [place for state in states for place in (*state["waiting"], *state.get("owed", ()))]
-    farthest = max((state["mixture"] for state in states), key=lambda m: m["draw"])
+    ahead = max(states, key=lambda state: state["mixture"]["draw"])
+    farthest = ahead["mixture"]
     for lane, state in enumerate(states):
         mixture.load_state(state["mixture"])
         while mixture.draw < farthest["draw"]:
-            if mixture.draw % len(states) == lane:
-                owed.append(mixture.place)
-            mixture.step()
+            place = mixture.step()
+            if place["draw"] % len(states) == lane:
+                owed.append(place)
     owed.sort(key=lambda place: place["draw"])
     read, bad = (sum(state["mixture"].get(name, 0) for state in states) for name in ("read", "bad"))
     first = next((m["first_bad"] for m in (state["mixture"] for state in states) if m.get("first_bad")), "")
     start = {"draw": farthest["draw"], "counts": farthest["counts"], "first_bad": first}
-    return [
-        {"mixture": start | {"read": read // count, "bad": bad // count}, "waiting": [], "owed": owed[lane::count]}
-        for lane in range(count)
-    ]
+    dealt = []
+    for lane in range(count):
+        counted = {"read": len(range(lane, read, count)), "bad": len(range(lane, bad, count))}
+        dealt.append(ahead | {"mixture": start | counted, "waiting": [], "owed": owed[lane::count]})
+    return dealt
 
 
 class _Stopped:

@@ -2,7 +2,8 @@
 
 The draws of a run are one numbered sequence. Which data set draw number i takes, and which sample of it, follow from
 the seed alone, so the sequence can be dealt to any number of processes, and dealt anew when their number changes.
-A *place* says where in it something is: {"draw": a number, "counts": how many draws before it each data set had}.
+A *place* says where in it something is: {"draw": a number, "counts": how many draws before it each data set had,
+"source": the number of the data set that it takes}.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ class Mixture:
     ):
         if not sources:
             raise ValueError("a mixture needs at least one data set; give data.sources")
-        weights = np.array([s.weight for s in sources])
-        self.probabilities = weights / weights.sum()
+        self.weights = [s.weight for s in sources]
+        self.probabilities = np.array(self.weights) / sum(self.weights)
         self.paths = [s.path for s in sources]
         self.sources = [s.open() for s in sources]
         for path, samples in zip(self.paths, self.sources, strict=True):
@@ -63,14 +64,14 @@ class Mixture:
     def next_placed(self) -> tuple[dict[str, Any], Sample]:
         """The next good sample, after its place."""
         while True:
-            place = self.place
-            self.step()
+            place = self.step()
             if place["draw"] % self.world_size == self.rank and (sample := self.at(place)) is not None:
                 return place, sample
 
     def at(self, place: dict[str, Any]) -> Sample | None:
         """The sample at a place, without going there; None for a bad record."""
-        source = self._choose(place["draw"])
+        # a checkpoint knows the data set; with other weights the same draw would choose another
+        source = place["source"] if "source" in place else self._choose(place["draw"])
         return self.read_checked(source, self._index(source, place["counts"][source]))
 
     def read_checked(self, source: int, index: int) -> Sample | None:
@@ -86,10 +87,13 @@ class Mixture:
             return None
         return sample
 
-    def step(self) -> None:
-        """Uses up one number of the common sequence."""
-        self.counts[self._choose(self.draw)] += 1
+    def step(self) -> dict[str, Any]:
+        """Uses up one number of the common sequence, and returns its place."""
+        source = self._choose(self.draw)
+        place = {"draw": self.draw, "counts": list(self.counts), "source": source}
+        self.counts[source] += 1
         self.draw += 1
+        return place
 
     def _choose(self, number: int) -> int:
         """The data set that a draw takes."""
@@ -116,16 +120,15 @@ class Mixture:
             self._orders[source] = turn, np.random.default_rng((self.seed, source, turn)).permutation(length)
         return int(self._orders[source][1][count % length])
 
-    @property
-    def place(self) -> dict[str, Any]:
-        """Where in the common sequence this is."""
-        return {"draw": self.draw, "counts": list(self.counts)}
-
     def state(self) -> dict[str, Any]:
-        return self.place | {"read": self.read, "bad": self.bad, "first_bad": self.first_bad}
+        names = ("draw", "counts", "read", "bad", "first_bad", "seed", "weights")
+        return {name: getattr(self, name) for name in names} | {"counts": list(self.counts)}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Goes to a place or a state; a place leaves the count of bad records as it is."""
+        """Goes to a place or a state; a place leaves the count of bad records as it is.
+
+        Seed and weights stay: where a state has others, unireal.data.buckets.deal makes one that goes on with these.
+        """
         self.draw, self.counts = state["draw"], list(state["counts"])
         self.read, self.bad = state.get("read", self.read), state.get("bad", self.bad)
         self.first_bad = state.get("first_bad", self.first_bad)

@@ -23,30 +23,28 @@ _SALT = 1  # what is drawn here is independent of what the mixture draws from th
 
 @dataclass(frozen=True)
 class DataConfig:
-    """What is trained on.
-
-    sources:      the data sets and their weights.
-    batch_size:   samples of a batch and process.
-    seed:         of the order of samples.
-    text_dropout: share of samples without instruction and context; input_dropout: without input frames;
-    context_dropout: share of samples without context prompt alone.
-    side:         frames are scaled to about side x side pixels in their own proportions; 0 leaves them as they are.
-    multiple:     their sides are then multiples of it, so that few sizes occur.
-    scaffold:     Ditto's modality curriculum (arXiv 2510.15742): how likely a sample keeps the frames of its task's
-                  scaffold slot, as (step, probability) points with straight lines between; none keeps them always.
-    bad_share:    share of unusable records above which the run stops; they are skipped below.
-    """
+    """What is trained on. `scaffold` is Ditto's modality curriculum (arXiv 2510.15742)."""
 
     sources: tuple[Source, ...] = (Source("data_builders.world.stream:WorldStream"),)
+    """The data sets and their weights."""
     batch_size: int = 64
+    """Samples of a batch and process."""
     seed: int = 0
+    """Of the order of samples and of what is dropped."""
     text_dropout: float = 0.05
+    """Share of samples without instruction and context prompt."""
     input_dropout: float = 0.02
+    """Share of samples without input frames."""
     context_dropout: float = 0.1
+    """Share of samples without context prompt alone."""
     side: int = 0
+    """Frames are scaled to about side x side pixels in their own proportions; 0 leaves them as they are."""
     multiple: int = 16
+    """Sides of scaled frames are multiples of it, so that few sizes occur."""
     scaffold: tuple[tuple[int, float], ...] = ()
+    """Share of samples with their task's scaffold frames: (step of the stage, share) points; none: all."""
     bad_share: float = 0.01
+    """Share of unusable records above which the run stops; they are skipped below."""
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -67,7 +65,7 @@ class DataConfig:
 
 
 def prepared(sample: Sample, number: int, step: float, config: DataConfig) -> Sample:
-    """The sample as it is trained on. number: of the sample; step: of the run, about, for the scaffold's schedule.
+    """The sample as it is trained on. number: of the sample; step: of the stage, about, for the scaffold's schedule.
 
     Raises ValueError if latents are to be scaled.
     """

@@ -39,18 +39,16 @@ class SampleSource(Protocol):
 
 @dataclass(frozen=True)
 class Source:
-    """One data set of a mixture.
-
-    path:   see above.
-    weight: its share of the draws, relative to the others'.
-    options: keyword arguments of the stream's class, or of unireal.data.streams.open_stream.
-    tasks:  only the records of these tasks; all by default.
-    """
+    """One data set of a mixture."""
 
     path: str
+    """A folder, archive, hub data set or class; see unireal.data.sources."""
     weight: float = 1.0
+    """Its share of the draws, relative to the others'."""
     options: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the stream's class, or of unireal.data.streams.open_stream."""
     tasks: tuple[str, ...] = ()
+    """Only the records of these tasks; all if there are none."""
 
     def __post_init__(self) -> None:
         if not 0 < self.weight < math.inf:

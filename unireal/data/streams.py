@@ -128,15 +128,15 @@ def open_stream(
             f"data set {path!r} is no folder of records here and cannot be opened from the hub ({first_line(error)})"
         ) from error
     if tasks:
-        dataset = dataset.filter(lambda row: _task(row, task) in tasks)
+        dataset = dataset.filter(lambda row: _task(row, task, (columns or {}).get("task", "task")) in tasks)
     if shuffle:
         dataset = dataset.shuffle(seed=seed, buffer_size=shuffle)
     given = {"task": task, "context": context, "instruction": instruction}
     return StreamedSamples(dataset, path, {k: v for k, v in given.items() if v is not None}, columns or {})
 
 
-def _task(row: Mapping[str, Any], task: str | None) -> str | None:
-    return task or row.get("task") or _texts(row.get("json")).get("task")
+def _task(row: Mapping[str, Any], task: str | None, column: str) -> str | None:
+    return task or row.get(column) or _texts(row.get("json")).get("task")
 
 
 def _check_field(name: str) -> None:

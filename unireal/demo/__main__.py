@@ -12,10 +12,11 @@ import sys
 import threading
 from pathlib import Path
 
+from unireal.arguments import Parser
 from unireal.demo.engine import Engine
 from unireal.demo.server import LOCAL, credentials, served
 from unireal.model.folder import HUB_ID, SHIPPED, check_model_folder
-from unireal.plugins import load_plugin
+from unireal.plugins import add_plugin_argument
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -24,8 +25,6 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         check_model(options.model)
         auth = None if options.auth is None else credentials(options.auth)
-        for plugin in options.plugin:
-            load_plugin(plugin)
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # a service is stopped so; what it wrote goes away
         engine = Engine(options.model, options.device, options.dtype)
         with served(engine, options.host, options.port, auth) as address:
@@ -51,15 +50,14 @@ def check_model(model: str) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m unireal.demo", description="A web page to try a model on.",
-                                     allow_abbrev=False)  # fmt: skip
+    parser = Parser(prog="python -m unireal.demo", description="A web page to try a model on.", allow_abbrev=False)
     parser.add_argument("--model", default="unireal-tiny", metavar="M", help="unireal-tiny, a folder or a hub id")
     parser.add_argument("--host", default="127.0.0.1", metavar="H", help="address to serve at (default: this machine)")
     parser.add_argument("--port", type=int, default=7860, metavar="P", help="default: 7860; 0 is any that is free")
     parser.add_argument("--auth", metavar="USER:PASSWORD", help="who may enter; or a file with such lines")
     parser.add_argument("--device", default="auto", metavar="D", help="cpu, cuda, mps (default: cuda if there is one)")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
-    parser.add_argument("--plugin", action="append", default=[], metavar="FILE", help="Python file that adds tasks")
+    add_plugin_argument(parser)
     return parser
 
 

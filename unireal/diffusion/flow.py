@@ -42,15 +42,14 @@ def as_clean(velocity: torch.Tensor, noisy: torch.Tensor, t: torch.Tensor) -> to
 
 @dataclass(frozen=True)
 class TimeSampling:
-    """Logit-normal training times (Esser et al., arXiv 2403.03206), optionally shifted toward noise.
-
-    mean, std: of the normal variable under the sigmoid.
-    shift:     resolution shift, t -> shift t / (1 + (shift - 1) t); 1 is none, larger is noisier.
-    """
+    """Logit-normal training times (Esser et al., arXiv 2403.03206), optionally shifted toward noise."""
 
     mean: float = 0.0
+    """Mean of the normal variable under the sigmoid."""
     std: float = 1.0
+    """Its standard deviation."""
     shift: float = 1.0
+    """Resolution shift, t -> shift t / (1 + (shift - 1) t); 1 is none, larger is noisier."""
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.mean) and 0 < self.std < math.inf and 0 < self.shift < math.inf):

@@ -25,8 +25,8 @@ Callback = Callable[[int, float, list[torch.Tensor]], list[torch.Tensor] | None]
 
 @dataclass(frozen=True)
 class Conditions:
-    """What the results are conditioned on: text, the empty text (None where no guidance branch asks for it), K latent
-    input frames (B, C, h, w), roles (B, K)."""
+    """What the results are conditioned on: text, the text of guidance branches without it (None where no branch asks
+    for one, see Guidance.without_text), K latent input frames (B, C, h, w), roles (B, K)."""
 
     text: TextFeatures
     no_text: TextFeatures | None
@@ -38,7 +38,7 @@ class Conditions:
     ) -> tuple[torch.Tensor, list[torch.Tensor], torch.Tensor, torch.Tensor, torch.Tensor]:
         """What follows latents and times in the transformer's `forward` and `pack` in a guidance branch."""
         text, frames = self.text if branch.text else self.no_text, self.frames if branch.images else []
-        assert text is not None  # who samples with such a branch encodes the empty text
+        assert text is not None  # who samples with such a branch encodes Guidance.without_text
         return text.features, frames, self.roles[:, : len(frames)], text.mask, text.referring
 
 

@@ -31,8 +31,16 @@ from unireal.evaluation.world import PICTURED
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit status: 0 done, 2 bad input."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    """Returns the exit status: 0 done, 2 bad input, 130 interrupted."""
+    try:
+        return _answer(list(sys.argv[1:] if arguments is None else arguments))
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on with the pictures and replies that are there", file=sys.stderr)
+        return 130
+
+
+def _answer(arguments: list[str]) -> int:
+    """Does what is asked for, and returns the exit status."""
     if arguments and arguments[0] in COMMANDS:
         return import_module(f"unireal.evaluation.{COMMANDS[arguments[0]]}").main(arguments[1:])
     if arguments[:1] in (["-h"], ["--help"]):
@@ -51,7 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _public(options: argparse.Namespace) -> Callable[[], str]:
-    """Runs a public benchmark, since what it reads may be bad input until the end."""
+    """Runs a public benchmark; what is returned only gives its text. Unlike the world's, it may meet bad input until
+    its end, which the caller tells in one line."""
     from unireal.evaluation.run import run
 
     text = run(PUBLIC[options.benchmark], options)

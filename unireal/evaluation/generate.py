@@ -25,9 +25,11 @@ def generate(items: Sequence[Item], model: Model, run: RunFolder, settings: dict
     """Writes images/<id>_<k>.png of every item that has none yet, and failures.json: item -> why there is no picture.
 
     The seed of an item depends on its id alone, so that neither a limit nor a restart changes a picture.
-    Raises ValueError if the folder was made with other settings, or if nothing at all could be made.
+    Raises ValueError if the folder was made with other settings, or if nothing at all could be made; then nothing is
+    written.
     """
-    check_settings(run, settings | model.settings | {"seed": seed})
+    settings = settings | model.settings | {"seed": seed}
+    check_settings(run, settings)
     failures: dict[str, str] = {}
     for item in tqdm([item for item in items if not complete(item, run)], desc="generating", unit="item"):
         try:
@@ -37,23 +39,30 @@ def generate(items: Sequence[Item], model: Model, run: RunFolder, settings: dict
         except (ValueError, OSError, RuntimeError) as error:
             failures[item.id] = " ".join(str(error).split())
             continue
+        keep_settings(run, settings)
         for k in reversed(range(len(outputs))):  # the first frame last: it says that all are there
             save_picture(run.image(item.id, k), outputs[k])
-    write_json(run.path / FAILURES, failures)
     if failures and not any(complete(item, run) for item in items):
         first = next(iter(failures.items()))
         raise ValueError(f"no picture could be made; item {first[0]}: {first[1]}")
+    write_json(run.path / FAILURES, failures)
 
 
 def adopt(items: Sequence[Item], folder: Path, run: RunFolder, settings: dict[str, Any]) -> None:
     """Copies pictures that something else made into the run, anew each time: <id>_0.png, <id>.png or the names that the
     data set's own scripts use; for a video a folder of frames or a video file; .npy and 16-bit PNG for depth stay so.
 
-    What is missing is a failure of that item. Raises ValueError if the folder has none of them, or is the run's own.
+    What is missing is a failure of that item. Raises ValueError if the folder has none of them, or is the run's own;
+    then nothing is written.
     """
     if folder.resolve() == (run.path / "images").resolve():
         raise ValueError(f"{folder} is where the run keeps its pictures; score them with --score-only")
-    check_settings(run, settings | {"images": str(folder)})
+    settings = settings | {"images": str(folder)}
+    check_settings(run, settings)
+    if not any(_given(item, folder) for item in items):
+        names = ", ".join(_names(items[0]))
+        raise ValueError(f"{folder} has no picture of any item; for {items[0].id!r} one of {names} is expected")
+    keep_settings(run, settings)
     failures: dict[str, str] = {}
     for item in items:
         _forget(item, run)
@@ -62,9 +71,9 @@ def adopt(items: Sequence[Item], folder: Path, run: RunFolder, settings: dict[st
         except ValueError as error:
             failures[item.id] = str(error)
     write_json(run.path / FAILURES, failures)
-    if items and not any(complete(item, run) for item in items):
-        names = ", ".join(_names(items[0]))
-        raise ValueError(f"{folder} has no picture of any item; for {items[0].id!r} one of {names} is expected")
+    if not any(complete(item, run) for item in items):
+        first = next(iter(failures.items()))
+        raise ValueError(f"no picture of {folder} can be used; item {first[0]}: {first[1]}")
 
 
 def complete(item: Item, run: RunFolder) -> bool:
@@ -72,13 +81,17 @@ def complete(item: Item, run: RunFolder) -> bool:
 
 
 def check_settings(run: RunFolder, settings: dict[str, Any]) -> None:
-    """Writes settings.json, or compares with it. Raises ValueError if the folder holds another run."""
+    """Raises ValueError if the folder holds another run."""
     known = run.settings()
     different = [key for key, value in settings.items() if key in known and known[key] != value]
     if known and (different or not settings.keys() <= known.keys()):
         what = ", ".join(f"{key} {known.get(key)!r}" for key in (different or settings.keys() - known.keys()))
         raise ValueError(f"{run.path} holds a run of other settings ({what}); give another --output")
-    if not known:
+
+
+def keep_settings(run: RunFolder, settings: dict[str, Any]) -> None:
+    """Before the first picture of a run is written."""
+    if not run.settings():
         run.write_settings(settings)
 
 
@@ -102,6 +115,14 @@ def _forget(item: Item, run: RunFolder) -> None:
         k += 1
 
 
+def _given(item: Item, folder: Path) -> bool:
+    """Whether the folder has something for the item."""
+    try:
+        return bool(_frames(item, folder)) if item.frames > 1 else _find(folder, _names(item)) is not None
+    except ValueError:
+        return False
+
+
 def _adopt_one(item: Item, folder: Path, run: RunFolder) -> None:
     if item.frames > 1:
         frames = _frames(item, folder)
@@ -111,7 +132,7 @@ def _adopt_one(item: Item, folder: Path, run: RunFolder) -> None:
     source = _find(folder, _names(item))
     if source is None:
         raise ValueError(f"{folder} has no picture of it; one of {', '.join(_names(item))} is expected")
-    _copy(source, run.image(item.id))
+    _copy(source, run.image(item.id), deep="depth" in item.arrays)
 
 
 def _names(item: Item) -> tuple[str, ...]:
@@ -142,9 +163,10 @@ def _frames(item: Item, folder: Path) -> Sequence[Load]:
     return frames
 
 
-def _copy(source: Path, target: Path) -> None:
-    """PNG and .npy byte by byte, anything else decoded and written as PNG."""
-    if source.suffix.lower() in (".png", ".npy"):
+def _copy(source: Path, target: Path, deep: bool) -> None:
+    """As a PNG of 8 bits without transparency, which is the same for metrics, judges and the page; deep: PNG and .npy
+    byte by byte."""
+    if deep and source.suffix.lower() in (".png", ".npy"):
         write_file(target.with_suffix(source.suffix.lower()), lambda temporary: shutil.copyfile(source, temporary))
     else:
         save_picture(target, load_image(source))

@@ -1,10 +1,11 @@
-"""What makes the pictures: this project's pipeline, any diffusers editing pipeline, or the copy baseline."""
+"""What makes the pictures: what infer.py runs, any other editing pipeline of diffusers, or the copy baseline."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -79,8 +80,26 @@ class UniReal:
 
 
 @dataclass
+class Public:
+    """A pipeline of unireal.public, as infer.py runs it: results have the size of what is edited; a video is edited
+    frame by frame, with one seed. options: of its call."""
+
+    pipeline: Any
+    settings: dict[str, Any]
+    options: dict[str, Any]
+
+    def __call__(self, item: Item, inputs: Sequence[np.ndarray], seed: int) -> list[np.ndarray]:
+        return [self._edited(item, pixels, seed) for pixels in _to_edit(item, inputs)]
+
+    def _edited(self, item: Item, pixels: np.ndarray, seed: int) -> np.ndarray:
+        generator = torch.Generator().manual_seed(seed)
+        out = self.pipeline(item.instruction, canvas=[pixels], **self.options, generator=generator)
+        return np.asarray(out.images[0])
+
+
+@dataclass
 class Diffusers:
-    """A diffusers pipeline that takes `prompt` and `image`; a video is edited frame by frame, with one seed.
+    """Another diffusers pipeline that takes `prompt` and `image`; a video is edited frame by frame, with one seed.
 
     options: those of num_inference_steps, guidance_scale, ... that its call knows.
     """
@@ -97,14 +116,14 @@ class Diffusers:
             raise ValueError(f"{kind} takes no prompt and image, so it cannot edit; give an editing pipeline")
         unknown = [name for name, value in self.options.items() if value is not None and name not in known]
         if unknown:
-            raise ValueError(f"{kind} takes no {', '.join(unknown)}; leave the option away")
+            raise ValueError(f"{kind} takes no {', '.join(unknown)}; leave the option out")
         self.options = {name: value for name, value in self.options.items() if value is not None}
+        if "true_cfg_scale" in known and known["true_cfg_scale"].default > 1:  # Qwen's, which read no guidance_scale
+            scale = self.options.pop("guidance_scale", known["true_cfg_scale"].default)
+            self.options |= {"true_cfg_scale": scale, "negative_prompt": " "}  # without one there is no guidance
 
     def __call__(self, item: Item, inputs: Sequence[np.ndarray], seed: int) -> list[np.ndarray]:
-        asked = inputs if item.video else inputs[:1]
-        if not asked:
-            raise ValueError("the item has no picture to edit")
-        return [self._edited(item, frame, seed) for frame in asked]
+        return [self._edited(item, pixels, seed) for pixels in _to_edit(item, inputs)]
 
     def _edited(self, item: Item, pixels: np.ndarray, seed: int) -> np.ndarray:
         given: dict[str, Any] = dict(self.options)
@@ -112,7 +131,13 @@ class Diffusers:
             given["mask_image"] = Image.fromarray(np.where(item.arrays["mask"](), np.uint8(255), np.uint8(0)))
         if "generator" in self._parameters:
             given["generator"] = torch.Generator().manual_seed(seed)
-        out = self.pipeline(prompt=item.instruction, image=Image.fromarray(pixels), **given)
+        kind = type(self.pipeline).__name__
+        try:
+            out = self.pipeline(prompt=item.instruction, image=Image.fromarray(pixels), **given)
+        except (TypeError, AttributeError) as error:  # what pipelines raise for pictures that they need besides
+            raise ValueError(f"{kind} cannot edit from a prompt and an image alone ({_line(error)})") from error
+        if any(getattr(out, "nsfw_content_detected", None) or ()):
+            raise ValueError(f"the safety checker of {kind} blackened the picture")
         return np.asarray(out.images[0].convert("RGB"))
 
 
@@ -137,14 +162,16 @@ class Source:
         pipeline = UniRealPipeline.from_pretrained(self.name, dtype=getattr(torch, self.dtype))
         return self._ready(pipeline, device)
 
-    def public(self, device: str) -> Any:
-        """As a pipeline of diffusers. Raises ValueError if it cannot be loaded, or for an adapter that does not fit."""
+    def public(self, device: str, load: Callable[..., Any] | None = None) -> Any:
+        """As a pipeline of diffusers, or of what `load` makes of one.
+
+        Raises ValueError if it cannot be loaded, or for an adapter that does not fit.
+        """
         from diffusers import DiffusionPipeline
 
+        load = load or partial(DiffusionPipeline.from_pretrained, use_safetensors=True)
         try:
-            pipeline = DiffusionPipeline.from_pretrained(
-                self.name, use_safetensors=True, dtype=getattr(torch, self.dtype)
-            )
+            pipeline = load(self.name, dtype=getattr(torch, self.dtype))
         except (OSError, ValueError, AttributeError) as error:
             raise ValueError(f"model {self.name!r} cannot be loaded ({_line(error)})") from error
         return self._ready(pipeline, device)
@@ -164,11 +191,25 @@ def load_model(source: Source, device: str = "cpu", **options: Any) -> Model:
 
     Raises ValueError for one that is no pipeline, that cannot edit, or that takes no such option.
     """
+    from unireal.public import PUBLIC_MODELS
+
     used = {key: value for key, value in options.items() if value is not None}
-    if class_name(source.name) == OURS:
-        return UniReal(source.ours(device), {**source.settings, "pipeline": OURS, **used}, used)
+    kind = class_name(source.name)
+    if kind == OURS:  # the pipeline comes before its settings: loading says what is wrong with a name
+        return UniReal(source.ours(device), {**source.settings, "pipeline": kind, **used}, used)
+    if kind in PUBLIC_MODELS:
+        PUBLIC_MODELS[kind].check("edit", {"image_guidance": used.get("image_guidance_scale")}, ())
+        public = source.public(device, PUBLIC_MODELS[kind].from_pretrained)
+        return Public(public, {**source.settings, "pipeline": kind, **used}, used)
     pipeline = source.public(device)
     return Diffusers(pipeline, {**source.settings, "pipeline": type(pipeline).__name__, **used}, options)
+
+
+def _to_edit(item: Item, inputs: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+    """The pictures that a pipeline for one image edits one by one: the first, or the frames of a video."""
+    if not inputs:
+        raise ValueError("the item has no picture to edit")
+    return inputs if item.video else inputs[:1]
 
 
 def weights_of(name: str) -> str:

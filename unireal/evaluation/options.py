@@ -42,9 +42,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         raise ValueError(_not_read(name, rest[0].partition("=")[0]))
     given = {key for key, value in vars(options).items() if value is not None}
     if options.model is None:
-        _refuse(given, _OF_MODEL, "is for what a --model makes; leave it away")
+        _refuse(given, _OF_MODEL, "is for what a --model makes; leave it out")
     if getattr(options, "generate_only", None):
-        _refuse(given, _OF_SCORES, "is for scores, which --generate-only does not make; leave it away")
+        _refuse(given, _OF_SCORES, "is for scores, which --generate-only does not make; leave it out")
     return options
 
 

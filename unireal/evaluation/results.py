@@ -192,7 +192,8 @@ class RunFolder:
         path = self.path / "items.jsonl"
         if not path.exists():
             raise ValueError(f"{self.path} holds no items.jsonl; score it first")
-        numbered = enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
+        # not splitlines: instructions may hold other characters that it takes for the end of a line
+        numbered = enumerate(path.read_text(encoding="utf-8").split("\n"), start=1)
         return [(_parsed(line, f"{path}:{n}"), f"{path}:{n}") for n, line in numbered if line.strip()]
 
 

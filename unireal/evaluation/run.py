@@ -8,8 +8,8 @@ from importlib.metadata import version
 
 from unireal.arguments import usable_device
 from unireal.evaluation import html
-from unireal.evaluation.benchmarks.base import PICKSCORE, Benchmark, Chosen, Networks
-from unireal.evaluation.generate import adopt, check_settings, complete, generate
+from unireal.evaluation.benchmarks.base import PICKSCORE, Benchmark, Chosen, Networks, chosen, identity
+from unireal.evaluation.generate import adopt, check_settings, complete, generate, keep_settings
 from unireal.evaluation.measures import similarity
 from unireal.evaluation.measures.base import Measure
 from unireal.evaluation.measures.perceptual import dreamsim_measure, load_dreamsim
@@ -40,21 +40,22 @@ def run(benchmark: Benchmark, options: argparse.Namespace) -> str:
     also = options.also or ()
     for name in also:
         lookup(dict.fromkeys(ALSO), name, "metric for --also")
-    chosen = Chosen(benchmark, options.only or (), options.skip or ())
-    if not chosen.names and not also:
-        raise ValueError("--only and --skip leave no metric; take one of them away")
+    measures = Chosen(benchmark, options.only or (), options.skip or ())
+    if not measures.names and not also:
+        raise ValueError("--only and --skip leave no metric; leave one of them out")
     backbones = roles(benchmark, options.backbone or (), also)
     folder = RunFolder(options.output)
-    items = benchmark.items(options.data, options.split, options.limit)
+    asked = benchmark.items(options.data, options.split)
+    items = chosen(asked, options.limit)
     _check_also(benchmark, items, also)
-    made = _made(benchmark, options, items, folder)
+    made = _made(benchmark, options, items, folder, identity(asked))
     if options.generate_only:
         list_items(items, folder, options.workers)
         return f"{made} of {len(items)} pictures are in {folder.path / 'images'}"
     if not made:
         raise ValueError(f"{folder.path} holds no pictures of {benchmark.name}; generate them first")
     folder.write_settings(folder.settings() | {"limit": options.limit, "versions": versions()})
-    found, left_out = usable(_measures(chosen, items, Networks(backbones, usable_device("auto")), also), items)
+    found, left_out = usable(_measures(measures, items, Networks(backbones, usable_device("auto")), also), items)
     of_set = [name for name in also if name in OF_SETS]
     network = inception(usable_device("auto")) if of_set else None
     if not found and not of_set:
@@ -63,7 +64,7 @@ def run(benchmark: Benchmark, options: argparse.Namespace) -> str:
     if network is not None:
         rows += set_rows(benchmark.name, folder.items(), folder, of_set, network)
         folder.write_summary(rows)
-    text = to_markdown(benchmark, rows, folder.settings(), left_out)
+    text = to_markdown(benchmark.title, rows, folder.settings(), left_out)
     write_text(folder.path / "summary.md", text)
     html.write(folder.path)
     _check_scored(rows, folder)
@@ -95,14 +96,16 @@ def _check_also(benchmark: Benchmark, items: list[Item], also: Sequence[str]) ->
     if of_set and not any(item.truth for item in items):
         raise ValueError(f"{benchmark.name} has no true pictures, so there is no {' and no '.join(of_set)}")
     if PICK in also and "pick" in benchmark.backbones:
-        raise ValueError(f"{benchmark.name} has PickScore among its own metrics; leave --also {PICK} away")
+        raise ValueError(f"{benchmark.name} has PickScore among its own metrics; leave --also {PICK} out")
     if PICK in also and not any("target" in item.texts for item in items):
         raise ValueError(f"{benchmark.name} has no captions of what should be seen, so there is no {PICK}")
 
 
-def _made(benchmark: Benchmark, options: argparse.Namespace, items: list[Item], folder: RunFolder) -> int:
-    """Makes or adopts the pictures; returns how many items have one."""
-    settings = {"benchmark": benchmark.name, "split": options.split or benchmark.splits[0]}
+def _made(
+    benchmark: Benchmark, options: argparse.Namespace, items: list[Item], folder: RunFolder, data_set: str
+) -> int:
+    """Makes or adopts the pictures; returns how many items have one. data_set: the identity of all items."""
+    settings = {"benchmark": benchmark.name, "split": options.split or benchmark.splits[0], "data set": data_set}
     if options.images is not None:
         if not options.images.is_dir():
             raise ValueError(f"--images {str(options.images)!r} is not a folder")
@@ -111,7 +114,10 @@ def _made(benchmark: Benchmark, options: argparse.Namespace, items: list[Item], 
         check_settings(folder, settings)
     else:
         generate(items, _model(options), folder, settings, options.seed or 0)
-    return sum(complete(item, folder) for item in items)
+    made = sum(complete(item, folder) for item in items)
+    if made:
+        keep_settings(folder, settings)  # of pictures that somebody put there
+    return made
 
 
 def _model(options: argparse.Namespace) -> Model:
@@ -138,7 +144,7 @@ def roles(benchmark: Benchmark, given: Sequence[str], also: Sequence[str] = ()) 
         if role == "pick" and role not in found:
             raise ValueError(f"--backbone pick is the network of {PICK}; add --also {PICK}")
         if not found:
-            raise ValueError(f"{benchmark.name} measures without networks; leave --backbone away")
+            raise ValueError(f"{benchmark.name} measures without networks; leave --backbone out")
         lookup(found, role, f"backbone role of {benchmark.name}")
         found[role] = name
     return found

@@ -81,18 +81,16 @@ def _by_category(
 _HEAD = ["metric", "group", "better", "n", "failures", "value", "s.e.", "copy", "backbone", "reference", "resolution"]
 
 
-def to_markdown(
-    benchmark: Benchmark, rows: Sequence[SummaryRow], settings: dict[str, Any], left_out: Sequence[str] = ()
-) -> str:
+def to_markdown(title: str, rows: Sequence[SummaryRow], settings: dict[str, Any], left_out: Sequence[str] = ()) -> str:
     """One table per filter, with the copy baseline beside every value. left_out: metrics without captions."""
     facts = [f"{key} {_plain(value)}" for key, value in settings.items() if value is not None]
-    text = f"# {benchmark.title}\n\n{', '.join(facts)}\n"
+    text = f"# {title}\n\n{', '.join(facts)}\n"
     if left_out:
         text += f"\nLeft out, since no item has captions for it: {', '.join(left_out)}\n"
     copies = {_key(row): row for row in rows if row.system == COPY}
     shown = [row for row in rows if row.system == MODEL]
     for wanted in dict.fromkeys(row.filter for row in shown):
-        title = "All items" if wanted == UNFILTERED else wanted.capitalize()
+        heading = "All items" if wanted == UNFILTERED else wanted.capitalize()
         table = [_HEAD, ["---"] * len(_HEAD)]
         for row in shown:
             if row.filter == wanted:
@@ -100,7 +98,7 @@ def to_markdown(
                 numbers = [_number(row.value), _number(row.standard_error), _number(beside.value if beside else None)]
                 counts = [row.metric, row.group, row.better, str(row.n), str(row.failures)]
                 table.append([*counts, *numbers, row.backbone, row.reference, row.resolution])
-        text += f"\n## {title}\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in table)
+        text += f"\n## {heading}\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in table)
     return text
 
 

@@ -19,12 +19,14 @@ from unireal.prompts import CONTEXT_KEYWORDS
 @dataclass
 class Components:
     """What a pipeline is made of. vae is None for a model that works on pixels; text encoder and tokenizer are None
-    only where training gets features that were computed before (unireal.data.encoded)."""
+    only where training gets features that were computed before (unireal.data.encoded). The VAE is not loaded there
+    either, and factor says how many pixels are along the side of one of its latent pixels."""
 
     transformer: UniRealTransformer
     text_encoder: T5EncoderModel | None
     tokenizer: PreTrainedTokenizerBase | None
     vae: VAE | None
+    factor: int = 1
 
     def __post_init__(self) -> None:
         if self.transformer.config.pad_text and self.text_encoder is not None:
@@ -45,7 +47,7 @@ class Components:
 
     @property
     def codec(self) -> FrameCodec:
-        return FrameCodec(self.vae, self.transformer.config.patch_size)
+        return FrameCodec(self.vae, self.transformer.config.patch_size, self.factor)
 
     @property
     def trainable(self) -> nn.ModuleDict:

@@ -1,7 +1,7 @@
 """Positions, times and indices as vectors.
 
 The positions are explicit, (t, h, w) for every token, so that frames of any size and number share one sequence. The
-frequencies are those of CogVideoX, so that its weights can be loaded (docs: facts on the warm start).
+frequencies are those of CogVideoX, so that its weights can be loaded.
 
 Axes: N tokens, D model width, E width of one attention head.
 """

@@ -39,11 +39,13 @@ TRAIN_STEPS = 1000  # the time embedding's unit: t in 0..1 is embedded as 0..100
 
 
 class UniRealTransformer(ModelMixin, ConfigMixin, CacheableTransformer, PeftAdapterMixin):
-    """
+    """A diffusion transformer in which text, input frames and result frames are one sequence of tokens.
+
     num_layers, num_attention_heads, attention_head_dim: the stack; width D = heads * head_dim.
     in_channels:    latent channels of a frame; patch_size: latent pixels along a token's side.
     text_embed_dim: width of the text encoder's features; max_text_length: tokens that a prompt is cut to.
-    time_embed_dim: width of the time embedding.
+    time_embed_dim: width of the time embedding; flip_sin_to_cos, freq_shift: its form, as in diffusers.
+    attention_bias: whether queries, keys and values have a bias; norm_eps: epsilon of the layer norms.
     position_embedding: "rotary" (CogVideoX-5B), "sincos" (CogVideoX-2B) or "both"; rope_theta, rope_spacing (radians
         between neighbouring tokens), spatial_interpolation_scale and temporal_interpolation_scale belong to them.
     max_inputs, max_results: sizes of the index tables, so how many IMGk and RESk there are.

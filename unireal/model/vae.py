@@ -4,6 +4,7 @@ neighbouring frames, but ours may differ in everything (iMontage, arXiv 2511.206
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 import torch
@@ -20,15 +21,16 @@ class FrameCodec:
     vae: an image VAE, or CogVideoX's video VAE, which encodes one frame to exactly one latent frame; None works on
          pixels (the baseline that the tiny VAE was compared with).
     patch_size: latent pixels along a token's side; frames are padded so that they divide.
+    factor: pixels along a latent pixel's side, where the VAE is known but not loaded, as frames are latents already.
     """
 
-    def __init__(self, vae: VAE | None, patch_size: int):
+    def __init__(self, vae: VAE | None, patch_size: int, factor: int = 1):
         self.vae = vae
         self.video = isinstance(vae, AutoencoderKLCogVideoX)
         config: Any = {} if vae is None else vae.config
         self.scale = config.get("scaling_factor") or 1.0
         self.shift = config.get("shift_factor") or 0.0
-        self.factor = 1 if vae is None else _spatial_factor(vae)
+        self.factor = factor if vae is None else spatial_factor(vae.config)
         self.multiple = self.factor * patch_size
 
     @torch.no_grad()
@@ -59,7 +61,7 @@ class FrameCodec:
         return height, width
 
 
-def _spatial_factor(vae: VAE) -> int:
-    if isinstance(vae, AutoencoderDC):
-        return 2 ** (len(vae.config.encoder_block_out_channels) - 1)
-    return 2 ** (len(vae.config.block_out_channels) - 1)
+def spatial_factor(config: Mapping[str, Any]) -> int:
+    """Pixels along a latent pixel's side, by the configuration of a VAE."""
+    stages = config["encoder_block_out_channels" if "encoder_block_out_channels" in config else "block_out_channels"]
+    return 2 ** (len(stages) - 1)

@@ -10,6 +10,8 @@ small penalty on their size keeps them near zero; at the end each channel is sca
 from __future__ import annotations
 
 import argparse
+import math
+import sys
 import time
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from tqdm import tqdm
 
 from data_builders.world.render import encode_depth, pattern_swatch, render, render_asset
 from data_builders.world.scene import sample_scene
+from unireal.arguments import Parser, at_least_one
 from unireal.sample import Frame, Role
 from unireal.transforms import to_tensor as frame_tensor
 
@@ -89,7 +92,8 @@ def train(output: Path, steps: int, batch_size: int, learning_rate: float, seed:
     rng = np.random.default_rng(seed)
     vae = tiny_autoencoder()
     optimizer = torch.optim.AdamW(vae.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps, pct_start=0.05)
+    rise = 0.05 if steps > 20 else 0.0  # of one step it has no length, and the schedule divides by that
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps, pct_start=rise)
     held_out = np.random.default_rng(seed + 1)
     test = to_tensor([draw_frame(held_out) for _ in range(128)])
     start = time.time()
@@ -113,12 +117,44 @@ def train(output: Path, steps: int, batch_size: int, learning_rate: float, seed:
     print(f"{steps} steps in {time.time() - start:.0f} s, held-out PSNR {psnr(vae, test):.2f} dB, saved to {output}")
 
 
+def main(arguments: list[str] | None = None) -> int:
+    """Returns the exit status: 0 done, 2 bad input."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.output.mkdir(parents=True, exist_ok=True)
+        train(options.output, options.steps, options.batch_size, options.learning_rate, options.seed)
+    except OSError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(prog="python -m unireal.training.autoencoder", description=__doc__.splitlines()[0],
+                    allow_abbrev=False)  # fmt: skip
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of the autoencoder")
+    parser.add_argument("--steps", type=at_least_one, default=3000, metavar="N", help="default: 3000")
+    parser.add_argument("--batch-size", type=at_least_one, default=32, metavar="N", help="default: 32")
+    parser.add_argument("--learning-rate", type=_rate, default=2e-3, metavar="R", help="the highest (default: 0.002)")
+    parser.add_argument("--seed", type=_seed, default=0, metavar="N", help="of weights, frames and noise (default: 0)")
+    return parser
+
+
+def _rate(text: str) -> float:
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = math.nan
+    if not 0 < rate < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return rate
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal() or int(text) >= 2**63:  # torch takes no larger one
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number in 0..2**63 - 1")
+    return int(text)
+
+
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--learning-rate", type=float, default=2e-3)
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    train(arguments.output, arguments.steps, arguments.batch_size, arguments.learning_rate, arguments.seed)
+    sys.exit(main())

@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
             return _print_fields(parser, config)
         config = overridden(config, overrides)
         output = options.output or Path("runs") / Path(options.experiment).stem
-        if not options.resume and (output / "checkpoints").exists():
+        if not options.resume and any((output / "checkpoints").glob("step-*[0-9]/state.json")):  # not half-written ones
             raise ValueError(f"{output} holds an earlier run; add --resume or give another --output")
         from unireal.training.trainer import Trainer
 

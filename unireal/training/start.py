@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -14,6 +15,7 @@ from unireal.experiments import TrainConfig
 from unireal.model.build import Components, build
 from unireal.model.folder import SHIPPED, check_model_folder, encoders_fingerprint
 from unireal.model.transformer import UniRealTransformer
+from unireal.model.vae import spatial_factor
 from unireal.pipeline import UniRealPipeline
 from unireal.prompts import join
 from unireal.training.checkpoint import complete_checkpoints, read_state
@@ -63,7 +65,9 @@ def load_start(config: TrainConfig, output: Path) -> Start:
     check_model_folder(folder)
     _check_encoder(folder, encoded)
     transformer = UniRealTransformer.from_pretrained(folder, subfolder="transformer", use_safetensors=True)
-    return Start(Components(transformer, None, None, None), {}, folder)
+    vae = folder / "vae" / "config.json"
+    factor = spatial_factor(json.loads(vae.read_text())) if vae.is_file() else 1
+    return Start(Components(transformer, None, None, None, factor), {}, folder)
 
 
 def _encoded_data(config: TrainConfig) -> list[EncodedSamples]:

@@ -71,12 +71,19 @@ class Trainer:
         self._losses: dict[str, list[float]] = defaultdict(list)
 
     def resume(self) -> None:
-        """Continues from the newest checkpoint. Raises ValueError if there is none, or none of such a run."""
+        """Continues from the newest checkpoint.
+
+        Raises ValueError if there is none, or none of such a run, or if the run has fewer steps.
+        """
         found = complete_checkpoints(self.output / "checkpoints")
         if not found:
             raise ValueError(f"no checkpoint in {self.output / 'checkpoints'}; start without --resume")
         state = load_checkpoint(found[-1], self.accelerator, self.tensors)
         self.step = state["step"]
+        if self.step > self.config.steps:
+            raise ValueError(
+                f"{found[-1]} is beyond the last of {self.config.steps} steps; give --steps {self.step} or more"
+            )
         stage = self.config.stage_at(self.step)
         if state["stage"] == stage:
             sources, before = len(self.config.course[stage].data.sources), len(state["lanes"][0]["mixture"]["counts"])

@@ -86,7 +86,7 @@ class VideoFile:
             stream = self._stream(container)
             last: Fraction | None = None
             for frame in self._decoded(container, stream):
-                image = np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), _quarter_turns(frame)))
+                image = np.ascontiguousarray(np.rot90(_rgb(frame), _quarter_turns(frame)))
                 if image.shape[:2] != self.size:
                     given = f"{image.shape[1]}x{image.shape[0]} after {self.size[1]}x{self.size[0]} pixels"
                     raise ValueError(f"video {str(self.path)!r} changes its size to {given}; convert it to one size")
@@ -134,6 +134,13 @@ class VideoFile:
         except av.FFmpegError as error:
             told = f"cannot be decoded after frame {count} ({_reason(error)})"
             raise ValueError(f"video {str(self.path)!r} {told}; give an intact file") from error
+
+
+def _rgb(frame: VideoFrame) -> np.ndarray:
+    """uint8 (H, W, 3). Colours of half the size are enlarged first: done in one go, swscale makes it all darker."""
+    if frame.format.name.startswith("yuv"):
+        frame = frame.reformat(format="yuv444p", interpolation="BICUBIC")
+    return frame.to_ndarray(format="rgb24")
 
 
 def _quarter_turns(frame: VideoFrame) -> int:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -56,7 +59,8 @@ MeasureTable = Mapping[str, Callable[[Networks], Sequence[Measure]]]
 
 @dataclass(frozen=True)
 class Benchmark:
-    """
+    """A public benchmark: how its items are read and what is measured on them.
+
     read:      (folder of the data set, split) to its items. Raises ValueError for a folder of another form.
     measures:  name, for --only and --skip, -> networks to measures.
     backbones: role -> hub id, as the data set's reference script has it.
@@ -89,9 +93,12 @@ class Benchmark:
         items = self.read(self.folder(data), split)
         if not items:
             raise ValueError(f"{self.name} has no items in {data}; {self.obtain}")
-        by_id = {item.id: item for item in items}
-        if len(by_id) != len(items):
-            raise ValueError(f"{self.name} has {len(items) - len(by_id)} items with the id of another one")
+        repeated = [name for name, count in Counter(item.id for item in items).items() if count > 1]
+        if repeated:
+            raise ValueError(
+                f"{self.name} has {len(repeated)} ids of more than one item, such as {repeated[0]!r}; an item needs an "
+                "id of its own, of letters, digits, '.', '_' and '-'"
+            )
         return chosen(items, limit)
 
     def folder(self, data: Path | str | None) -> Path:
@@ -149,6 +156,12 @@ def chosen(items: list[Item], limit: int | None) -> list[Item]:
             kept.add(before)
             before = by_id[before].after
     return [item for item in items if item.id in kept]
+
+
+def identity(items: Sequence[Item]) -> str:
+    """Tells whether a data set asks the same as before; its pictures are not read for that."""
+    asked = json.dumps([(item.id, item.instruction, dict(item.texts)) for item in items])
+    return hashlib.sha256(asked.encode()).hexdigest()[:12]
 
 
 def edit_type(benchmark: str, category: str) -> str | None:

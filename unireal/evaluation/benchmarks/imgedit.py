@@ -66,7 +66,7 @@ def read_multi(root: Path, split: str) -> list[Item]:
 def _sessions(path: Path) -> Iterator[tuple[str, list[str]]]:
     """Picture and instructions of every line. Raises ValueError for another form, or if a turn is left out."""
     for where, session in sources.read_json_lines(path):
-        sources.need(session, ("id", "turn1"), where)
+        sources.need(session, (), where, ("id", "turn1"))
         found = sorted(key for key in session if key.startswith("turn"))
         expected = [f"turn{number}" for number in range(1, len(found) + 1)]
         if found != sorted(expected):

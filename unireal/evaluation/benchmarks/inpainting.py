@@ -26,7 +26,7 @@ def read_brushbench(root: Path, split: str) -> list[Item]:
     The model sees the picture with the hole black, as BrushNet's does; so does the copy baseline.
     """
     path = sources.found(root, ("mapping_file.json",), "BrushBench")
-    listed = sources.read_entries(path, ("image", "caption", MASKS[split]))
+    listed = sources.read_entries(path, ("image", "caption"), (MASKS[split],))
     items = []
     for key, entry in listed.items():
         truth = Shared(sources.picture_file(root / entry["image"]))

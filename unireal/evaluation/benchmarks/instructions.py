@@ -39,8 +39,9 @@ def read_emu(root: Path, split: str) -> list[Item]:
             f"{split!r} would be other items; give facebook/emu_edit_test_set"
         )
     items = []
-    for number, row in table.rows(("image",), ("instruction", "task", "input_caption", "output_caption")):
+    for number, row in table.rows(("image",), ("instruction", "task"), ("input_caption", "output_caption")):
         captions = {"source": row["input_caption"], "target": row["output_caption"]}
+        captions = {name: text for name, text in captions.items() if text}
         item = Item(
             id=f"{number:05d}",
             task="edit",
@@ -49,7 +50,7 @@ def read_emu(root: Path, split: str) -> list[Item]:
             edit_type=edit_type("emu_edit", row["task"]),
             inputs=(table.picture(number, "image"),),
             texts=captions,
-            faults=caption_faults(*captions.values()),
+            faults=_faults(captions),
             aliases=(str(row["idx"]),) if "idx" in row else (),
         )
         items.append(item)
@@ -104,7 +105,8 @@ def _unpacked(root: Path) -> Iterator[list[Item]]:
     for session, turns in sessions.items():
         folder = root / "images" / session
         for turn in turns:
-            sources.need(turn, ("input", "output", "instruction"), f"{path}, session {session},")
+            texts = ("input", "output", "instruction", *(["mask"] if turn.get("mask") else []))
+            sources.need(turn, texts, f"{path}, session {session},")
         yield [
             _turn(
                 session,
@@ -135,8 +137,8 @@ def _parquet(root: Path, split: str) -> Iterator[list[Item]]:
     table = sources.table(root, split)
     masked = "mask_img" in table.columns
     sessions: dict[str, list[Item]] = {}
-    columns = ("img_id", "turn_index", "instruction")
-    for row_number, row in table.rows(("source_img", "target_img"), columns, further=("mask_img",)):
+    columns = ("img_id", "turn_index")
+    for row_number, row in table.rows(("source_img", "target_img"), ("instruction",), columns, ("mask_img",)):
         pictures = _pictures(
             table.picture(row_number, "source_img"),
             table.picture(row_number, "target_img"),

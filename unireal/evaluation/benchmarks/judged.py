@@ -22,8 +22,8 @@ def read_gedit(root: Path, split: str) -> list[Item]:
     """Parquet of stepfun-ai/GEdit-Bench; the split is the language, "en" or "cn"."""
     table = sources.table(root, "train")
     items = []
-    columns = ("task_type", "key", "instruction", "instruction_language")
-    for number, row in table.rows(("input_image",), columns, further=("input_image_raw",)):
+    texts = ("task_type", "key", "instruction", "instruction_language")
+    for number, row in table.rows(("input_image",), texts, further=("input_image_raw",)):
         if row["instruction_language"] != split:
             continue
         category = row["task_type"]

@@ -18,7 +18,7 @@ from unireal.taxonomy import CATEGORIES
 
 SIZE = 512
 FULL = "mask covers everything"
-_COLUMNS = ("image_path", "original_prompt", "editing_prompt", "editing_type_id", "mask")
+_TEXTS, _COLUMNS = ("image_path", "original_prompt", "editing_prompt"), ("editing_type_id", "mask")
 
 
 def pie_mask(pairs: Sequence[int]) -> np.ndarray:
@@ -41,7 +41,7 @@ def read_pie(root: Path, split: str) -> list[Item]:
 
 def _official(mapping: Path) -> list[Item]:
     items = []
-    for key, entry in sources.read_entries(mapping, _COLUMNS).items():
+    for key, entry in sources.read_entries(mapping, _TEXTS, _COLUMNS).items():
         path, where = mapping.parent / "annotation_images" / entry["image_path"], f"{mapping}, entry {key!r},"
         item = _item(
             key,
@@ -71,7 +71,7 @@ def _parquet(root: Path) -> list[Item]:
     items = []
     for folder in dict.fromkeys(folders):
         table = sources.Table(tuple(sorted(folder.glob("V1*.parquet"))))
-        for number, row in table.rows(("image",), ("id", "source_prompt", "target_prompt", "mask")):
+        for number, row in table.rows(("image",), ("source_prompt", "target_prompt"), ("id", "mask")):
             pairs = sources.pairs_of(row["mask"], f"{folder}, row {number},")
             prompts = (row["source_prompt"], row["target_prompt"])
             instruction = row.get("editing_instruction") or row["target_prompt"]

@@ -26,9 +26,9 @@ def read_refcoco(root: Path, split: str) -> list[Item]:
         raise ValueError(f"{root} holds pickled references, which are not read; give lmms-lab/RefCOCO's Parquet files")
     table = sources.table(root, split)
     items = []
-    for number, row in table.rows(("image",), ("answer", "segmentation")):
+    for number, row in table.rows(("image",), (), ("answer", "segmentation")):
         picture = Shared(table.picture(number, "image"))
-        answers = [row["answer"]] if isinstance(row["answer"], str) else row["answer"]
+        answers = [row["answer"]] if isinstance(row["answer"], str) else row["answer"] or ()
         for k, expression in enumerate(answers):
             key = f"{number:05d}_{k}"  # question_id need not be unique: a split may hold an object twice
             items.append(_item(key, expression, picture, _polygons(row["segmentation"], picture), {}))
@@ -74,11 +74,13 @@ def _annotation(path: Path) -> dict[str, Any]:
         found = sources.read_json(path)
     except ValueError:
         found = sources.read_json(path, encoding="cp1252")
-    sources.need(found, ("text", "shapes"), path)
-    if not found["text"]:
-        raise ValueError(f"{path} has no text that says what is asked for")
+    sources.need(found, (), path, ("text", "shapes"))
+    if not (isinstance(found["text"], list) and found["text"] and all(isinstance(text, str) for text in found["text"])):
+        raise ValueError(f"{path} has no texts, in a list, that say what is asked for")
+    if not isinstance(found["shapes"], list):
+        raise ValueError(f"{path} has shapes that are no list")
     for shape in found["shapes"]:
-        sources.need(shape, ("label", "points"), f"{path}, a shape,")
+        sources.need(shape, ("label",), f"{path}, a shape,", ("points",))
     return found
 
 

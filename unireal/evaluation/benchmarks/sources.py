@@ -76,8 +76,9 @@ def _white(pixels: np.ndarray) -> np.ndarray:
 
 
 def find_picture(stem: Path) -> Path | None:
-    """The picture of that path without suffix, if there is one."""
-    return next((path for s in SUFFIXES if (path := stem.with_name(stem.name + s)).is_file()), None)
+    """The picture of that path without suffix, if there is one; suffixes may be in capitals."""
+    suffixes = (*SUFFIXES, *map(str.upper, SUFFIXES))
+    return next((path for s in suffixes if (path := stem.with_name(stem.name + s)).is_file()), None)
 
 
 def read_json(path: Path, encoding: str = "utf-8") -> Any:
@@ -113,21 +114,24 @@ def read_objects(path: Path, of: type = dict) -> dict[str, Any]:
     return entries
 
 
-def read_entries(path: Path, columns: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """A JSON object of objects that all have the columns. Raises ValueError for any other file."""
+def read_entries(path: Path, texts: Sequence[str], columns: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
+    """A JSON object of objects that all have the texts and other columns. Raises ValueError for any other file."""
     entries = read_objects(path)
     for key, entry in entries.items():
-        need(entry, columns, f"{path}, entry {key!r},")
+        need(entry, texts, f"{path}, entry {key!r},", columns)
     return entries
 
 
-def need(row: Any, columns: Sequence[str], where: object) -> None:
-    """Raises ValueError for a row that lacks one of the columns."""
+def need(row: Any, texts: Sequence[str], where: object, columns: Sequence[str] = ()) -> None:
+    """Raises ValueError for a row that lacks one of the texts or other columns, or has something else as a text."""
     if not isinstance(row, Mapping):
-        raise ValueError(f"{where} is no object with {', '.join(columns)}")
-    missing = [name for name in columns if name not in row]
+        raise ValueError(f"{where} is no object with {', '.join((*texts, *columns))}")
+    missing = [name for name in (*texts, *columns) if name not in row]
     if missing:
         raise ValueError(f"{where} lacks {', '.join(missing)}; it has {', '.join(map(str, row)) or 'nothing'}")
+    for name in texts:
+        if not isinstance(row[name], str):
+            raise ValueError(f"{where} has {name} {row[name]!r}; expected a text")
 
 
 def sheet(path: Path) -> list[list[str]]:
@@ -207,20 +211,21 @@ class Table:
         return tuple(_parquet(self.paths[0]).schema_arrow.names)
 
     def rows(
-        self, pictures: Sequence[str], columns: Sequence[str], further: Sequence[str] = ()
+        self, pictures: Sequence[str], texts: Sequence[str], columns: Sequence[str] = (), further: Sequence[str] = ()
     ) -> Iterator[tuple[int, dict[str, Any]]]:
         """Number and columns of every row, but no pictures. further: columns of pictures that may be missing.
 
-        Raises ValueError if a file cannot be read, or lacks one of the pictures or columns.
+        Raises ValueError if a file cannot be read, lacks one of the pictures or columns, or has a row without a text.
         """
         number = 0
         for path in self.paths:
             file = _parquet(path)
             known = dict.fromkeys(file.schema_arrow.names)
-            need(known, (*pictures, *columns), path)
+            need(known, (), path, (*pictures, *texts, *columns))
             read = [name for name in known if name not in (*pictures, *further)]
             for group in range(file.num_row_groups):
                 for row in file.read_row_group(group, columns=read).to_pylist():
+                    need(row, texts, f"{path}, row {number},")
                     yield number, row
                     number += 1
 

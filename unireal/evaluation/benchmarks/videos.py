@@ -13,6 +13,8 @@ from unireal.evaluation.benchmarks.base import CLIP_L, PICKSCORE, Benchmark, Net
 from unireal.evaluation.measures import frames, similarity
 from unireal.evaluation.measures.base import Measure
 from unireal.evaluation.results import Item, Load
+from unireal.video.files import VideoFile
+from unireal.video.sound import open_media
 
 SHEETS = ("LOVEU-TGVE-2023_Dataset.csv", "LOVEU-TGVE_2023_data.xlsx")
 KINDS = ("style", "object", "background", "multiple")
@@ -82,30 +84,31 @@ def video_frames(path: Path) -> list[Load]:
 
 
 def _frame(path: Path, number: int) -> np.ndarray:
-    return _decoded(path)[number]
+    frames = _decoded(path)
+    if number >= len(frames):
+        told = f"ends after {len(frames)} frames, but its header tells of more"
+        raise ValueError(f"video {str(path)!r} {told}; give an intact file")
+    return frames[number]
 
 
 @lru_cache(maxsize=2)
 def _decoded(path: Path) -> list[np.ndarray]:
-    import av
-
-    try:
-        with av.open(str(path)) as container:
-            return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-    except (av.error.FFmpegError, IndexError) as error:
-        raise ValueError(f"{path} cannot be read as a video ({error})") from error
+    return list(VideoFile(path))
 
 
 def _length(path: Path) -> int:
-    """Number of frames, from the file's header where it has it."""
+    """Number of frames, without decoding them where the file has it."""
     import av
 
     try:
-        with av.open(str(path)) as container:
-            frames = container.streams.video[0].frames
-    except (av.error.FFmpegError, IndexError) as error:
-        raise ValueError(f"{path} cannot be read as a video ({error})") from error
-    return frames or len(_decoded(path))
+        with open_media(path) as container:
+            stream = container.streams.best("video")
+            count = 0 if stream is None else stream.frames
+            if count and "mov" in container.format.name:  # its edit list may show some alone, as where phones trim
+                count = sum(bool(packet.size) and not packet.is_discard for packet in container.demux(stream))
+    except (av.FFmpegError, ValueError):
+        count = 0
+    return count or len(_decoded(path))  # which tells what is wrong with the file
 
 
 def _clip_path(part: Path, name: str) -> Path | None:

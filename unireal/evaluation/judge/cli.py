@@ -20,7 +20,8 @@ from unireal.evaluation.judge.endpoint import Endpoint
 from unireal.evaluation.judge.protocols import PROTOCOLS
 from unireal.evaluation.judge.replies import Budget, Judge, Kept
 from unireal.evaluation.judge.scoring import Judgement, judge_items, judgeable, write_judgement
-from unireal.evaluation.results import COPY, MODEL, UNFILTERED, RunFolder, SummaryRow
+from unireal.evaluation.results import COPY, MODEL, UNFILTERED, RunFolder, SummaryRow, write_text
+from unireal.evaluation.summary import to_markdown
 from unireal.names import lookup
 
 
@@ -95,6 +96,10 @@ def run(options: argparse.Namespace) -> tuple[Judgement, list[SummaryRow], Budge
     with tqdm(total=len(items) * len(systems), disable=not sys.stderr.isatty(), unit="item") as bar:
         judgement = judge_items(folder, items, protocol, kept, systems, options.workers, bar.update)
     rows = write_judgement(folder, judgement, protocol, judge.model)
+    settings = folder.settings() | {"judge": judge.model, "answered by": ", ".join(judgement.models) or "none"}
+    write_text(
+        folder.path / f"judge-{protocol.name}.md", to_markdown(f"Judged by {protocol.name}'s protocol", rows, settings)
+    )
     html.write(options.folder)
     return judgement, rows, budget, without
 
@@ -105,7 +110,7 @@ def _patience(options: argparse.Namespace) -> dict[str, Any]:
     given = {name: getattr(options, name) for name in ("retries", "backoff", "timeout")}
     given = {name: value for name, value in given.items() if value is not None}
     if options.local and given:
-        raise ValueError(f"--{next(iter(given))} is for an endpoint; leave it away with --local")
+        raise ValueError(f"--{next(iter(given))} is for an endpoint; leave it out with --local")
     if given.get("retries", 0) < 0 or given.get("backoff", 0) < 0 or not given.get("timeout", 1) > 0:
         raise ValueError("--retries and --backoff are at least 0, --timeout is above 0")
     return given

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import random
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +15,8 @@ _TYPES = {b"\x89PNG": "image/png", b"\xff\xd8\xff": "image/jpeg"}
 
 
 class Endpoint:
-    """
+    """A judge behind a URL that speaks OpenAI's chat protocol.
+
     model:    its name with a date or version, so that it stays the same.
     base_url: None for OpenAI's own (or OPENAI_BASE_URL). api_key: None for OPENAI_API_KEY; local servers need none.
     retries:  how often a request is repeated after a time-out, a dropped connection, a malformed answer, 429 or 5xx.
@@ -42,6 +42,8 @@ class Endpoint:
             import openai
         except ImportError as error:
             raise ValueError("a judge behind a URL needs openai: pip install 'unireal[eval]'") from error
+        if base_url is not None and not base_url.lower().startswith(("http://", "https://")):
+            raise ValueError(f"the address {base_url!r} of the endpoint does not begin with http:// or https://")
         self._errors = openai
         self.model, self.budget = model, budget or Budget()
         self.retries, self.backoff = retries, backoff
@@ -74,7 +76,7 @@ class Endpoint:
                 if attempt == self.retries:
                     tries = f"{attempt + 1} {'try' if attempt == 0 else 'tries'}"
                     raise JudgeError("unreachable", f"no answer after {tries}: {_line(error)}") from error
-                time.sleep(self._wait(error, attempt))
+                self.budget.wait(self._wait(error, attempt))
         raise AssertionError("unreachable")
 
     def _reply(self, answer: Any) -> Reply:

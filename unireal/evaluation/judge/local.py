@@ -14,7 +14,8 @@ from unireal.evaluation.judge.replies import Budget, Reply
 
 
 class LocalVLM:
-    """
+    """A judge that runs on this machine.
+
     name:   folder or hub id of an image-text-to-text model with its processor, safetensors only.
     device: None for cuda if there is one. max_reply: tokens. Replies are the likeliest ones (greedy).
 

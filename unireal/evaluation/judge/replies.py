@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from threading import Lock
+from threading import Event, Lock
 from typing import Any, Protocol
 
 from unireal.evaluation.judge.protocol import Question
@@ -44,8 +44,10 @@ class JudgeError(RuntimeError):
 class Judge(Protocol):
     """A vision-language model.
 
-    model: name with its version. settings: JSON, all else that its replies depend on.
+    model: name with its version. settings: JSON, all else that its replies depend on. budget: what it may still ask.
     """
+
+    budget: Budget
 
     @property
     def model(self) -> str: ...
@@ -60,16 +62,20 @@ class Judge(Protocol):
 
 @dataclass
 class Budget:
-    """Counts every request, also repeated ones. None is no limit; no request starts once a limit is reached."""
+    """Counts every request, also repeated ones. None is no limit; no request starts once a limit is reached, or after
+    `stop`."""
 
     max_calls: int | None = None
     max_tokens: int | None = None
     calls: int = 0
     tokens: int = 0
     _lock: Any = field(default_factory=Lock, repr=False)
+    _stopped: Event = field(default_factory=Event, repr=False)
 
     def call(self) -> None:
         """Counts a request that is about to start. Raises JudgeError if there is no budget left for it."""
+        if self._stopped.is_set():
+            raise JudgeError("budget", "the run was stopped")
         with self._lock:
             if self.max_calls is not None and self.calls >= self.max_calls:
                 raise JudgeError("budget", f"the budget of {self.max_calls} calls is spent")
@@ -80,6 +86,14 @@ class Budget:
     def spend(self, tokens: int) -> None:
         with self._lock:
             self.tokens += tokens
+
+    def stop(self) -> None:
+        """Nobody waits for replies any more."""
+        self._stopped.set()
+
+    def wait(self, seconds: float) -> None:
+        """Before a request is repeated; ends early if all is stopped."""
+        self._stopped.wait(seconds)
 
 
 class Kept:

@@ -18,6 +18,7 @@ from unireal.evaluation.judge.protocol import Protocol, Question
 from unireal.evaluation.judge.replies import JudgeError, Kept, read_ratings
 from unireal.evaluation.judge.summary import summarise
 from unireal.evaluation.results import COPY, MODEL, ItemResult, RunFolder, SummaryRow, write_json
+from unireal.transforms import load_image
 
 ATTEMPTS = 2  # times that a question is asked if the reply cannot be read
 _AGAIN = "\nYour last reply could not be read. Make sure that it ends with the JSON object, each value one number."
@@ -91,8 +92,10 @@ def judge_items(
                     scores = protocol.combine({verdict.question: verdict.ratings for verdict in verdicts})
                 judgement.scores[item.id, system] = scores
                 progress()
-        finally:
+        except BaseException:
+            judge.judge.budget.stop()  # else an interrupted run would wait for all retries of what is being asked
             pool.shutdown(cancel_futures=True)
+            raise
     return judgement
 
 
@@ -106,8 +109,6 @@ def _judge_item(run: RunFolder, item: ItemResult, system: str, protocol: Protoco
         return [Verdict(item.id, system, "", kind=error.kind, failure=str(error))]
     except ValueError as error:
         return [Verdict(item.id, system, "", kind="no criteria", failure=str(error))]
-    except OSError as error:
-        return [Verdict(item.id, system, "", kind="no output", failure=f"a picture cannot be read ({error})")]
     return [_ask(judge, item, system, question, pictures) for question in questions]
 
 
@@ -148,8 +149,11 @@ def _ask(judge: Kept, item: ItemResult, system: str, question: Question, picture
 
 
 def _encoded(paths: dict[str, list[Path]], protocol: Protocol) -> dict[str, list[bytes]]:
-    """The pictures as the protocol sends them. Raises OSError if one cannot be read."""
-    images = {name: [Image.open(path).convert("RGB") for path in given] for name, given in paths.items()}
+    """The pictures as the protocol sends them. Raises JudgeError if one cannot be read."""
+    try:  # as metrics see them, which matters for those with transparency or 16 bits
+        images = {name: [Image.fromarray(load_image(path)) for path in given] for name, given in paths.items()}
+    except ValueError as error:
+        raise JudgeError("no output", f"a picture cannot be read ({error})") from error
     if protocol.same_size:
         size = images["source"][0].size
         images["output"] = [image.resize(size, Image.Resampling.BICUBIC) for image in images["output"]]
@@ -167,6 +171,10 @@ def write_judgement(run: RunFolder, judgement: Judgement, protocol: Protocol, ba
     DIR/judge-NAME.json. Returns the rows."""
     items = run.items()
     judged = [item for item in items if (item.id, MODEL) in judgement.scores]
+    metrics = [protocol.metric(name) for name in protocol.scores]
+    for scores in (scores for item in items for scores in (item.scores, *item.baselines.values())):
+        for metric in metrics:
+            scores.pop(metric, None)  # another judge's, perhaps of a system or an item that is not judged now
     for item in judged:
         for name in protocol.scores:
             item.scores[protocol.metric(name)] = judgement.scores[item.id, MODEL].get(name)
