@@ -116,6 +116,15 @@ def test_deep_colours_and_gifs_look_like_the_original(tmp_path, codec, pixels, s
         assert np.abs(picture.astype(int) - frame).mean() < (25 if codec == "gif" else 8)  # GIF: 256 colours
 
 
+@pytest.mark.parametrize("size", [None, (64, 96)])
+def test_frames_are_as_bright_as_they_were(tmp_path, size):
+    ramp = np.add.outer(np.linspace(20, 200, 128), np.linspace(0, 40, 192))
+    frame = np.stack([ramp, 255 - ramp, np.full_like(ramp, 90)], axis=2).astype(np.uint8)
+    path = write_video(tmp_path / "video.mkv", [frame] * 2, "ffv1", "yuv420p")
+    _, picture = next(read_frames(path, size=size))
+    assert np.abs(picture.mean(axis=(0, 1)) - frame.mean(axis=(0, 1))).max() < 0.6
+
+
 def test_bad_arguments_and_files_are_told(lossless, tmp_path):
     path, _ = lossless
     for arguments, told in (

@@ -197,13 +197,16 @@ class Converter:
             self._key, self._layout = key, self._lay_out(frame)
         height, width, turns, top, left = self._layout
         try:
-            scaled = self._reformatter.reformat(
-                frame, width, height, self._format, interpolation=self._interpolation, threads=1
-            ).to_ndarray()
+            if self._format == "rgb24" and frame.format.name.startswith("yuv"):  # done in one go, it comes out darker
+                frame = self._reformatted(frame, width, height, "yuv444p")
+            scaled = self._reformatted(frame, width, height, self._format).to_ndarray()
         except (OSError, ValueError) as error:  # FFmpeg's errors are of both
             raise BadVideo(f"has frames of {frame.format.name} that cannot be converted ({_reason(error)})") from error
         picture = np.rot90(scaled, turns) if turns else scaled
         return np.ascontiguousarray(picture[top : top + self._size[0], left : left + self._size[1]])
+
+    def _reformatted(self, frame: VideoFrame, width: int, height: int, format: str) -> VideoFrame:
+        return self._reformatter.reformat(frame, width, height, format, interpolation=self._interpolation, threads=1)
 
     def _lay_out(self, frame: VideoFrame) -> tuple[int, int, int, int, int]:
         """Height, width to scale the stored picture to, quarter turns counterclockwise, cut at the top, at the left."""
