@@ -115,7 +115,12 @@ def mask(tmp_path):
         ("edit --canvas in.png --prompt \udcff --output o.png", "the prompt is not valid UTF-8 text"),
         (
             "edit --canvas in.png --prompt x --accelerate spotedit --output o.png --spot-mask ./o.png",
-            "--spot-mask and --output are both './o.png'",
+            "--spot-mask './o.png' and --output 'o.png' are one file",
+        ),
+        (
+            "compose --canvas in.png --prompt x --num-results 2 --output o.png "
+            "--accelerate spotedit --spot-mask o_1.png",
+            "are one file; give one another name",
         ),
         ("edit stray --canvas in.png --prompt x --output o.png", "unrecognized arguments"),
         ("edit --canvas in.png --prompt x --output o.png --negative-prompt y", "give a guidance scale above 1"),

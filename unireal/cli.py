@@ -90,8 +90,9 @@ def _written(options: argparse.Namespace) -> list[str]:
         from unireal.request import MAX_RESULTS  # which loads slowly
 
         count = min(count, MAX_RESULTS)
-    names = (name for name in (options.output, options.spot_mask) if name is not None)
-    return [str(path) for name in names for path in numbered(Path(name), count)]
+    masks = 1 if spec is None or spec.num_results[1] > 1 else count  # results that belong together share one
+    files = ((options.output, count), (options.spot_mask, masks))
+    return [str(path) for name, number in files if name is not None for path in numbered(Path(name), number)]
 
 
 def run(options: argparse.Namespace) -> dict:
@@ -117,7 +118,7 @@ def run(options: argparse.Namespace) -> dict:
     text, image = (1.0 if scale is None else scale for scale in (options.guidance, options.image_guidance))
     Guidance(text, image)
     plugins, device = accelerations(options.accelerate), usable_device(options.device)
-    spot_mask = _check_spot_mask(options.spot_mask, plugins, spec, output)
+    spot_mask = _check_spot_mask(options, plugins, spec)
     _quiet()
     public = public_model(options.model)
     if public is not None:
@@ -231,13 +232,15 @@ def _check_output(output: Path | None, what: str = "picture", suffixes: Collecti
     return output
 
 
-def _check_spot_mask(path: str | None, plugins: tuple, spec: TaskSpec, output: Path) -> Path | None:
+def _check_spot_mask(options: argparse.Namespace, plugins: tuple, spec: TaskSpec) -> Path | None:
+    path = options.spot_mask
     if path is not None and spec.video:
         raise ValueError(f"--spot-mask shows one picture, task {spec.name!r} makes a video; leave it out")
     if path is not None and "spotedit" not in [plugin.name for plugin in plugins]:
         raise ValueError("--spot-mask shows what spotedit computed; add --accelerate spotedit")
-    if path is not None and os.path.abspath(path) == os.path.abspath(output):
-        raise ValueError(f"--spot-mask and --output are both {path!r}; give another name to one of them")
+    files = [os.path.abspath(name) for name in _written(options)]
+    if len(set(files)) < len(files):
+        raise ValueError(f"--spot-mask {path!r} and --output {options.output!r} are one file; give one another name")
     return None if path is None else _check_output(Path(path))
 
 
