@@ -17,7 +17,8 @@ from processes import forget_accelerate, launch
 from safetensors.torch import load_file
 from torch.distributed.tensor import DTensor
 
-from unireal.data.buckets import BucketedBatches, DataConfig, deal
+from unireal.data.buckets import BucketedBatches, deal
+from unireal.data.preparation import DataConfig
 from unireal.data.sources import Source
 from unireal.experiments import EXPERIMENTS, OptimizerConfig, TrainConfig
 from unireal.sample import Frame, Role, Sample

@@ -16,8 +16,9 @@ import pytest
 from data_builders.world.recipes import RECIPES, world_sample
 from data_builders.world.stream import WorldStream
 from unireal.data.__main__ import main
-from unireal.data.buckets import BucketedBatches, DataConfig
+from unireal.data.buckets import BucketedBatches
 from unireal.data.mixture import Mixture, Source
+from unireal.data.preparation import DataConfig
 from unireal.data.records import ParquetSamples, to_row, validate_row, write_shards
 from unireal.sample import Frame, Role, Sample
 

@@ -13,8 +13,9 @@ from processes import forget_accelerate
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from unireal.data.buckets import BucketedBatches, DataConfig, batches
+from unireal.data.buckets import BucketedBatches, batches
 from unireal.data.mixture import Mixture, Source
+from unireal.data.preparation import DataConfig
 from unireal.experiments import EXPERIMENTS, OptimizerConfig, Stage, TrainConfig
 from unireal.model.build import word_tokenizer
 from unireal.pipeline import UniRealPipeline

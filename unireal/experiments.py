@@ -8,8 +8,8 @@ import math
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
-from unireal.data.buckets import DataConfig
 from unireal.data.mixture import Source
+from unireal.data.preparation import DataConfig
 from unireal.diffusion.flow import TimeSampling
 from unireal.names import lookup
 
