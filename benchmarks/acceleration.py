@@ -29,7 +29,7 @@ from tqdm import tqdm
 from benchmarks.acceleration_report import PLAIN, chart, markdown, summary
 from benchmarks.local_edits import EDITS, local_edit
 from unireal.acceleration import Accelerations, SpotEdit, accelerations
-from unireal.acceleration.fit_teacache import check_writable, load_parts, prepare
+from unireal.acceleration.fit_teacache import load_parts, prepare
 from unireal.acceleration.measure import LiveMemory, counted
 from unireal.arguments import Parser, at_least_one, usable_device
 from unireal.config import MODELS
@@ -37,6 +37,7 @@ from unireal.diffusion.guidance import Guidance
 from unireal.diffusion.sampling import denoise
 from unireal.evaluation import metrics
 from unireal.evaluation.results import write_json, write_text
+from unireal.files import check_writable
 from unireal.model.build import Components
 from unireal.sample import Role, Sample
 from unireal.transforms import to_image

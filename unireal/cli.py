@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from unireal.arguments import usable_device
 from unireal.conditions import with_conditions
-from unireal.files import numbered, replacing
+from unireal.files import check_writable, numbered, replacing
 from unireal.jobs import run_jobs
 from unireal.metadata import Recipe, check_metadata_output, png_infos, video_comment, with_metadata
 from unireal.notices import collected
@@ -126,15 +126,15 @@ def run(options: argparse.Namespace) -> dict:
         public.check(options.task, request | scales, plugins)
     pipeline = _load(options.model, options.lora, device, options.dtype)
     pipeline.set_progress_bar_config(disable=options.json or not sys.stderr.isatty())
-    how = _sampling(options) | {"accelerate": plugins}
-    recipe = _recipe(options, asked) if options.metadata else None
+    recipe = _recipe(options, asked)
+    how = recipe.sampling() | {"accelerate": plugins}
     started = time.perf_counter()
     with _told() as more:
         if options.image_guidance not in (None, 1.0) and not (sample.inputs or spec.video):
             _log.warning("--image-guidance %g does nothing, as no pictures are given", options.image_guidance)
         if spec.video:
             make = partial(pipeline.stream, prompt, options.task, output_type="np", **request, **how)
-            comment = None if recipe is None else video_comment(recipe)
+            comment = video_comment(recipe) if options.metadata else None
             count = save_video(make, output, source, options.fps, trim=options.num_frames is not None, comment=comment)
             if count < (options.num_frames or 0):
                 _log.warning("%d frames were asked for, the video has only %d", options.num_frames, count)
@@ -143,25 +143,12 @@ def run(options: argparse.Namespace) -> dict:
             out = pipeline(prompt, task=options.task, **request, **how)
             seconds = time.perf_counter() - started
             images = _chosen([image for frames in out.results for image in frames], options.result)
-            infos = [{} for _ in images] if recipe is None else [{"pnginfo": i} for i in png_infos(recipe, images)]
+            infos = [{"pnginfo": i} for i in png_infos(recipe, images)] if options.metadata else [{} for _ in images]
             files = _save(list(images.values()), output, infos)
             files += _save(list(_chosen(out.edited, options.result).values()), spot_mask) if spot_mask else []
     steps = options.steps or pipeline.config.default_steps
     told = {"seconds": round(seconds, 3), "steps": steps, "model": str(options.model), "warnings": warnings + more}
     return {"files": files} | told
-
-
-def _sampling(options: argparse.Namespace) -> dict[str, Any]:
-    """Arguments of the pipeline that say how to sample."""
-    import torch
-
-    return {
-        "num_inference_steps": options.steps,
-        "guidance_scale": options.guidance,
-        "image_guidance_scale": options.image_guidance,
-        "negative_prompt": options.negative_prompt,
-        "generator": torch.Generator().manual_seed(options.seed),
-    }
 
 
 def _told() -> AbstractContextManager[list[str]]:
@@ -177,7 +164,7 @@ def _chosen(images: list, number: int | None) -> dict[int, Any]:
 
 
 def _recipe(options: argparse.Namespace, asked: Request) -> Recipe:
-    """What is kept of a call, so that it can be repeated."""
+    """What decides the results of a call."""
     names = ("model", "seed", "steps", "guidance", "image_guidance", "negative_prompt", "dtype", "lora", "fps")
     return Recipe(asked, accelerate=tuple(options.accelerate), **{name: getattr(options, name) for name in names})
 
@@ -222,13 +209,9 @@ def _kinds(spec: TaskSpec) -> tuple[str, Collection[str]]:
 def _check_output(output: Path | None, what: str = "picture", suffixes: Collection[str] = PICTURES) -> Path:
     if output is None:
         raise ValueError("no output given; add --output PATH")
-    if output.is_dir():
-        raise ValueError(f"output {str(output)!r} is a folder; give the path of a file")
+    check_writable(output)
     if output.suffix.lower() not in suffixes:
         raise ValueError(f"output {str(output)!r} is to be a {what}; its name must end in one of {', '.join(suffixes)}")
-    existing = next(folder for folder in output.absolute().parents if folder.exists())  # the rest is made when saving
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        raise ValueError(f"output folder {str(output.parent)!r} is not writable; give another --output")
     return output
 
 

@@ -28,3 +28,12 @@ def replacing(path: Path, ending: str | None = None) -> Iterator[Path]:
 def numbered(path: Path, count: int) -> list[Path]:
     """Names of so many files: `path` for one alone, else with _1, _2, ... before its suffix."""
     return [path.with_name(f"{path.stem}_{i + 1}{path.suffix}") for i in range(count)] if count > 1 else [path]
+
+
+def check_writable(path: Path) -> None:
+    """Before the work that ends in this file. Raises ValueError for a folder, or if it could not be written."""
+    if path.is_dir():
+        raise ValueError(f"output {str(path)!r} is a folder; give the path of a file")
+    existing = next(folder for folder in path.absolute().parents if folder.exists())  # the rest is made when saving
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise ValueError(f"output folder {str(path.parent)!r} is not writable; give another --output")

@@ -76,6 +76,19 @@ class Recipe:
         }
         return {name: str(value) for name, value in given.items() if value is not None}
 
+    def sampling(self) -> dict[str, Any]:
+        """Arguments of the pipeline that say how to sample."""
+        import torch
+
+        return {
+            "num_inference_steps": self.steps,
+            "guidance_scale": self.guidance,
+            "image_guidance_scale": self.image_guidance,
+            "negative_prompt": self.negative_prompt,
+            "generator": torch.Generator().manual_seed(self.seed),
+            "accelerate": self.accelerate,
+        }
+
     def pictures(self) -> Iterator[tuple[str, str | None, np.ndarray]]:
         """Option, kind of a control frame, and the picture uint8 (H, W, 3)."""
         yield from (("canvas", None, image) for image in self.request.canvas)

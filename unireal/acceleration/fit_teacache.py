@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -36,7 +35,7 @@ from unireal.config import MODELS, get_model
 from unireal.diffusion.guidance import Guidance
 from unireal.diffusion.sampling import Call, Conditions, denoise, draw_noise
 from unireal.encoding import encode_samples
-from unireal.files import replacing
+from unireal.files import check_writable, replacing
 from unireal.model.build import Components, build
 from unireal.pipeline import UniRealPipeline
 from unireal.sample import Sample
@@ -151,22 +150,13 @@ def main(arguments: list[str] | None = None) -> int:
         }
         print(json.dumps(report, indent=2))
         if options.output:
+            options.output.parent.mkdir(parents=True, exist_ok=True)
             with replacing(options.output) as unfinished:
                 unfinished.write_text(json.dumps(report, indent=2) + "\n")
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     return 0
-
-
-def check_writable(output: Path) -> None:
-    """Makes the folder of a file that minutes of work are to end in. Raises ValueError, or OSError, if it cannot be
-    written."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    if output.is_dir():
-        raise ValueError(f"output {str(output)!r} is a folder; give the path of a file")
-    if not os.access(output.parent, os.W_OK):
-        raise ValueError(f"output folder {str(output.parent)!r} is not writable; give another --output")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -150,8 +150,6 @@ class Engine:
         put: Callable[[Progress], None],
         stop: threading.Event,
     ) -> Outcome:
-        import torch
-
         from unireal.video.windows import first_window, open_clip
 
         pipeline, spec = self.pipeline(), TASKS[recipe.request.task]
@@ -159,15 +157,7 @@ class Engine:
         sample, _ = first_window(recipe.request, clip).assemble(pipeline.config.native_size)
         self._check_sizes(sample, max(pipeline.config.native_size))
         watch = _Watch(put, stop, self.limits.seconds, sample)
-        how = {
-            "num_inference_steps": recipe.steps,
-            "guidance_scale": recipe.guidance,
-            "image_guidance_scale": recipe.image_guidance,
-            "negative_prompt": recipe.negative_prompt,
-            "generator": torch.Generator().manual_seed(recipe.seed),
-            "accelerate": recipe.accelerate,
-        }
-        arguments = vars(recipe.request) | {"video": None} | how
+        arguments = vars(recipe.request) | {"video": None} | recipe.sampling()
         with collected() as notices:
             if spec.video:
                 assert output is not None

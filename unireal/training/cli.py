@@ -15,6 +15,7 @@ import tyro
 
 from unireal.experiments import EXPERIMENTS, TrainConfig, get_experiment
 from unireal.plugins import add_plugin_argument
+from unireal.training.checkpoint import complete_checkpoints
 from unireal.training.run_file import load_run
 
 
@@ -31,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
             return _print_fields(parser, config)
         config = overridden(config, overrides)
         output = options.output or Path("runs") / Path(options.experiment).stem
-        if not options.resume and any((output / "checkpoints").glob("step-*[0-9]/state.json")):  # not half-written ones
+        if not options.resume and complete_checkpoints(output / "checkpoints"):
             raise ValueError(f"{output} holds an earlier run; add --resume or give another --output")
         from unireal.training.trainer import Trainer
 

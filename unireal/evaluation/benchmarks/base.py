@@ -82,8 +82,8 @@ class Benchmark:
     faults: tuple[str, ...] = ()
     groups: bool = True
 
-    def items(self, data: Path | str | None, split: str | None = None, limit: int | None = None) -> list[Item]:
-        """Items of a folder or hub data set; `limit` of them, evenly spaced, with those that they come after.
+    def items(self, data: Path | str | None, split: str | None = None) -> list[Item]:
+        """All items of a folder or hub data set; `chosen` takes some of them.
 
         Raises ValueError if there is no such folder or split, or two items have one id.
         """
@@ -99,7 +99,7 @@ class Benchmark:
                 f"{self.name} has {len(repeated)} ids of more than one item, such as {repeated[0]!r}; an item needs an "
                 "id of its own, of letters, digits, '.', '_' and '-'"
             )
-        return chosen(items, limit)
+        return items
 
     def folder(self, data: Path | str | None) -> Path:
         """The data set's folder, fetched from the hub if `data` is a hub id or None. Raises ValueError without one."""
