@@ -31,7 +31,7 @@ from benchmarks.local_edits import EDITS, local_edit
 from unireal.acceleration import Accelerations, SpotEdit, accelerations
 from unireal.acceleration.fit_teacache import load_parts, prepare
 from unireal.acceleration.measure import LiveMemory, counted
-from unireal.arguments import Parser, at_least_one, usable_device
+from unireal.arguments import Parser, at_least_one, failed, usable_device
 from unireal.config import MODELS
 from unireal.diffusion.guidance import Guidance
 from unireal.diffusion.sampling import denoise
@@ -207,11 +207,10 @@ def main(arguments: list[str] | None = None) -> int:
         options = _options(arguments)
         parts = load_parts(options.model, usable_device(options.device))
         if options.output:
-            check_writable(_named(options.output, ".json"))
+            check_writable(named(options.output, ".json"))
         found = [m for size in options.sizes for m in measurements(parts, options, size)]
     except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return failed(error)
     rows = summary(found)
     table = markdown(rows)
     print(table)
@@ -221,13 +220,13 @@ def main(arguments: list[str] | None = None) -> int:
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
         settings |= {"torch": torch.__version__, "hardware": name}
         report = {"settings": settings, "rows": rows, "samples": [asdict(m) for m in found]}
-        write_json(_named(options.output, ".json"), report)
+        write_json(named(options.output, ".json"), report)
         for suffix, text in ((".md", table), (".svg", chart(found))):
-            write_text(_named(options.output, suffix), text.rstrip() + "\n")
+            write_text(named(options.output, suffix), text.rstrip() + "\n")
     return 0
 
 
-def _named(output: Path, suffix: str) -> Path:
+def named(output: Path, suffix: str) -> Path:
     """`output` with another suffix in place of one of ours; what else follows a dot, as in "tau0.1", is its name."""
     stem = output.stem if output.suffix in (".json", ".md", ".svg") else output.name
     return output.with_name(stem + suffix)

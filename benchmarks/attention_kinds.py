@@ -19,12 +19,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from data_builders.world.recipes import RECIPES
+from unireal.arguments import failed
 from unireal.evaluation import metrics
 from unireal.evaluation.report import Report
 from unireal.evaluation.results import write_json, write_text
 from unireal.evaluation.world import World
 from unireal.experiments import EXPERIMENTS, OptimizerConfig, TrainConfig
-from unireal.model.folder import SHIPPED, check_model_folder
+from unireal.model.folder import check_model_folder, find_model
 from unireal.pipeline import UniRealPipeline
 from unireal.training.trainer import Trainer
 
@@ -137,8 +138,8 @@ def markdown(rows: Sequence[Difference]) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 0 done, 2 bad input."""
     options = _parser().parse_args(arguments)
-    start = SHIPPED.get(options.start, Path(options.start))
     try:
+        start = find_model(options.start, "--start")
         check_model_folder(start)
         if options.steps < 1:
             raise ValueError(f"the number of steps must be at least 1, got {options.steps}")
@@ -152,8 +153,7 @@ def main(arguments: list[str] | None = None) -> int:
             losses[kind] = Trainer(training(changed, options), folder).train()
             after[kind] = score(folder / "model", options)
     except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return failed(error)
     rows = differences(before, after)
     table = markdown(rows)
     print(table)

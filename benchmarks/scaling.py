@@ -24,12 +24,15 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from tqdm import tqdm
 
+from benchmarks.acceleration import named
 from unireal.acceleration import Accelerations, SpotEdit, accelerations
 from unireal.acceleration.measure import counted, randomize
+from unireal.arguments import failed
 from unireal.config import MODELS, get_model
 from unireal.diffusion.guidance import Guidance
 from unireal.diffusion.sampling import Conditions, denoise
 from unireal.evaluation.results import write_json, write_text
+from unireal.files import check_writable
 from unireal.model.text_encoder import TextFeatures
 from unireal.model.transformer import UniRealTransformer
 from unireal.sample import Role
@@ -176,6 +179,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 0 done, 2 bad input."""
     options = _parser().parse_args(arguments)
     try:
+        if options.output:
+            check_writable(named(options.output, ".json"))
         transformer, rows = random_transformer(options), []
         problems = [Problem(transformer, side, options) for side in options.sizes]
         for combination in options.accelerate:
@@ -183,8 +188,7 @@ def main(arguments: list[str] | None = None) -> int:
         for side, problem in zip(options.sizes, problems, strict=True):
             rows += measure(problem, side)
     except ValueError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return failed(error)
     table = markdown(rows)
     print(table)
     if options.output:
@@ -193,8 +197,8 @@ def main(arguments: list[str] | None = None) -> int:
         hardware = torch.cuda.get_device_name(transformer.device) if cuda else f"{torch.get_num_threads()} CPU threads"
         settings |= {"torch": torch.__version__, "hardware": hardware}
         report = {"settings": settings, "rows": [asdict(row) for row in rows]}
-        write_json(options.output.with_suffix(".json"), report)
-        write_text(options.output.with_suffix(".md"), table + "\n")
+        write_json(named(options.output, ".json"), report)
+        write_text(named(options.output, ".md"), table + "\n")
     return 0
 
 

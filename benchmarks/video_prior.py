@@ -26,6 +26,7 @@ from typing import Any
 import torch
 
 from benchmarks.video_prior_report import Score, write_report
+from unireal.arguments import failed
 from unireal.config import MODELS, ModelConfig
 from unireal.data.sources import Source
 from unireal.evaluation.results import write_json
@@ -254,8 +255,7 @@ def main(arguments: list[str] | None = None) -> int:
             text = write_report(known, options.output)
         print(text)
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return failed(error)
     return 0
 
 

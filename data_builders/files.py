@@ -1,13 +1,16 @@
-"""Files that appear under their names when they are complete, and not before."""
+"""Folders that one run writes to at a time, and files that appear under their names when they are complete."""
 
 from __future__ import annotations
 
+import argparse
+import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 UNFINISHED = ".*.unfinished"  # the temporary names, as a pattern within a folder
+_LOCK = ".lock"
 
 
 @contextmanager
@@ -25,3 +28,56 @@ def write_text(path: Path, text: str) -> None:
     """As UTF-8, whatever the locale. Raises OSError if the file cannot be written."""
     with replacing(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
+
+
+def shards_folder(text: str) -> Path:
+    """Of an option: a folder that gets Parquet files. Raises argparse.ArgumentTypeError for a name that is no text."""
+    if text.encode(errors="ignore").decode() != text:  # pyarrow takes no such names
+        raise argparse.ArgumentTypeError(f"the name of the folder is no UTF-8: {text!r}; give another")
+    return Path(text)
+
+
+@contextmanager
+def only_run(folder: Path) -> Iterator[None]:
+    """Makes the folder, and keeps other runs from writing to it until the end, or until this process dies.
+
+    Raises ValueError if it is a file, or another run is writing to it.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--output {str(folder)!r} is a file; give a folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / _LOCK
+    with open(path, "ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            free = os.fstat(file.fileno()).st_nlink > 0  # else the run before has ended at this moment
+        except BlockingIOError:
+            free = False
+        if not free:
+            raise ValueError(f"another run is writing to {str(folder)!r}; wait for its end, or give another --output")
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def is_empty(folder: Path) -> bool:
+    """Whether it holds nothing but what keeps other runs out."""
+    return all(path.name == _LOCK for path in folder.iterdir())
+
+
+@contextmanager
+def claimed(folder: Path, overwrite: bool, *patterns: str) -> Iterator[None]:
+    """An empty folder for this run alone; with `overwrite` files of these patterns, of an earlier run, are removed.
+
+    Raises ValueError if it is not empty without `overwrite`, and as `only_run` does.
+    """
+    with only_run(folder):
+        if not overwrite and not is_empty(folder):
+            raise ValueError(
+                f"--output {str(folder)!r} is not empty; give another folder, or --overwrite to replace its data"
+            )
+        for pattern in patterns:
+            for path in folder.glob(pattern):
+                path.unlink()
+        yield

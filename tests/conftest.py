@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -36,6 +37,14 @@ def quiet_pipeline(parts: Components, **config) -> UniRealPipeline:
     pipeline = UniRealPipeline.from_components(parts, **{"default_steps": 2} | config)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def status_of(main: Callable[[list[str]], int], arguments: list[str]) -> int | str | None:
+    """Of a command line: what it returns, or with what its parser exits."""
+    try:
+        return main(arguments)
+    except SystemExit as stop:
+        return stop.code
 
 
 @pytest.fixture(scope="session", autouse=True)

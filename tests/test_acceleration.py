@@ -23,6 +23,7 @@ from unireal.acceleration.fit_teacache import Recorder, fit, load_parts
 from unireal.acceleration.fit_teacache import main as fit_main
 from unireal.acceleration.judges import DecoderJudge, cosine_judge, decoder_features, grow, l2_judge, two_means
 from unireal.acceleration.measure import LiveMemory, counted, randomize
+from unireal.acceleration.memory import Blend, KeyValueStore
 from unireal.acceleration.plan import FrameLayout, Plan
 from unireal.acceleration.skipping import Forecast
 from unireal.acceleration.spotedit import pixel_mask
@@ -201,6 +202,48 @@ def test_active_set_only_shrinks_between_resets():
     assert work.tokens == [full, full, *spots, full, *spots[:2], full, spots[0]]
 
 
+def test_a_judge_sees_the_clean_picture_that_the_last_step_pointed_to():
+    seen, roles = [], torch.full((1, 1), Role.CANVAS.index)
+    latent, velocity, canvas = torch.randn(3, 1, CHANNELS, 8, 12)
+    spot = SpotEdit(judge=lambda clean, canvas: seen.append((clean, canvas)) or torch.ones(1, 4, 6), tau=0.5, **INIT)
+    choice = spot.tokens(FrameLayout([canvas], roles, ((8, 12),), 10, PATCH))
+    first = next(step for step in range(10) if step not in choice.full_steps)
+    choice.plan(0, 1.0, Plan())
+    choice.guided(0.7, [latent], [velocity])
+    choice.plan(first, 0.6, Plan())
+    ((clean, against),) = seen
+    torch.testing.assert_close(clean, latent - 0.7 * velocity)
+    assert torch.equal(against, canvas)
+
+
+def test_two_means_keep_nothing_where_all_of_the_picture_changes():
+    """Its lower group may be far from the canvas, too."""
+    roles, canvas = torch.full((1, 1), Role.CANVAS.index), torch.randn(1, CHANNELS, 8, 12)
+    change = torch.ones_like(canvas)
+    change[..., :6] = 5.0
+    plugin = SpotEdit(judge="l2", tau="two-means", dilation=0, **INIT)
+    choice = plugin.tokens(FrameLayout([canvas], roles, ((8, 12),), 10, PATCH))
+    for scale, kept in ((1.0, 0), (0.05, 12)):  # of 24 tokens
+        choice.plan(0, 1.0, Plan())
+        choice.guided(1.0, [canvas + scale * change], [torch.zeros_like(canvas)])
+        choice.plan(2, 0.8, Plan())
+        assert (~plugin.mask).sum() == kept
+
+
+def test_a_canvas_of_some_samples_only_is_none():
+    roles = torch.tensor([[Role.CANVAS.index], [Role.ASSET.index]])
+    layout = FrameLayout([torch.zeros(2, CHANNELS, 8, 12)], roles, ((8, 12),), 10, PATCH)
+    assert SpotEdit().tokens(layout) is None
+
+
+def test_a_call_with_nothing_to_save_forgets_the_last_ones_mask():
+    plugin, roles = spot(left_half()), torch.full((1, 1), Role.CANVAS.index)
+    canvas = torch.zeros(1, CHANNELS, 8, 12)
+    assert plugin.tokens(FrameLayout([canvas], roles, ((8, 12),), 10, PATCH)) is not None and plugin.mask is not None
+    assert plugin.tokens(FrameLayout([canvas], roles, ((4, 12),), 10, PATCH)) is None
+    assert plugin.mask is None and plugin.frame is None and plugin.regions(1, (4, 6), 2)[0].all()
+
+
 def test_batch_shares_the_computed_tokens_but_not_the_kept_ones():
     transformer, (given, noise) = model(), inputs(1, batch=2)
     kept = torch.stack([left_half(), left_half()])
@@ -262,6 +305,20 @@ def test_recursive_fusion_follows_the_formula():
         weight = np.cos(np.pi * np.float32(t) / 2) ** 2
         own = weight * own + (1 - weight) * reference
         torch.testing.assert_close(store._before[0][0][:, :, TEXT + 24 + kept], own)
+
+
+def test_a_token_that_is_kept_later_is_blended_as_it_was_computed_last():
+    """Row 1 is computed in a full and in a partial pass, then kept; row 0 is the canvas's."""
+    store, rows = KeyValueStore(originals=True), torch.tensor([1, 2])
+    passes = torch.randn(3, 1, 1, 3, 4)
+    store.begin(None, None)
+    store.exchange(0, passes[0], passes[0], None)
+    store.begin(rows, None)
+    store.exchange(0, passes[1][:, :, rows], passes[1][:, :, rows], None)
+    store.begin(rows[1:], None, Blend(rows[:1], torch.tensor([0]), 0.25, recursive=False))
+    for found in store.exchange(0, passes[2][:, :, 2:], passes[2][:, :, 2:], None):
+        torch.testing.assert_close(found[:, :, 1], 0.25 * passes[1][:, :, 1] + 0.75 * passes[0][:, :, 0])
+        assert torch.equal(found[:, :, 2], passes[2][:, :, 2])
 
 
 def test_state_is_released_after_an_exception():
@@ -362,6 +419,13 @@ def test_a_full_step_forgets_what_skipping_kept():
         accelerator.guided(float(t), noise, velocities[FULL])
         points.append(len(accelerator._branches[FULL.name].skipping.forecast))
     assert points == [1, 1, 2, 3, 4, 1, 2, 3, 1, 2]
+
+
+def test_a_full_step_computes_all_whatever_the_condition_cache_has():
+    transformer, (given, noise) = model(), inputs(1)
+    with counted(transformer) as work:
+        sample(transformer, given, noise, [ConditionCache(refresh=10), spot(left_half())])
+    assert [step for step, tokens in enumerate(work.tokens) if tokens == TEXT + 24 + 24] == [0, 1, 5, 8]
 
 
 def test_diffusers_caches_are_not_mixed_in():

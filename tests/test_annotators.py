@@ -23,7 +23,7 @@ from data_builders.annotators.protocols import CRITERIA, Annotators, Refused, se
 from data_builders.annotators.segmentation import Sam2
 from data_builders.annotators.vlm import VisionLanguageAnnotator
 from data_builders.world.export import world_videos, write_video
-from data_builders.world.oracle import Oracle, depth16, oracle_annotators, read_world_video
+from data_builders.world.oracle import Oracle, annotators_of, depth16, read_world_video
 from data_builders.world.render import DEPTH_RANGE, encode_depth
 from data_builders.world.scene import UNSEEN_PAIRS
 from data_builders.world.video import WorldVideo
@@ -347,7 +347,7 @@ def worlds() -> list[WorldVideo]:
 
 @pytest.fixture(scope="module")
 def truth(worlds) -> Annotators:
-    return oracle_annotators(*worlds)
+    return annotators_of(Oracle(worlds))
 
 
 def test_oracle_masks_and_depth_equal_the_truth(worlds, truth):
@@ -394,7 +394,7 @@ def test_oracle_captions_and_instructions(worlds, truth):
 def test_oracle_says_moves_as_they_are():
     video = next(v for v in (WorldVideo(s, num_frames=3, movers=1) for s in range(99)) if "moves up" in v.caption)
     name = next(t.name for t, m in zip(video.scene.things, video.motions, strict=True) if m.verb == "moves up")
-    told = oracle_annotators(video).instructor.instruct(video.frames[0], video.frames[2], "")
+    told = annotators_of(Oracle([video])).instructor.instruct(video.frames[0], video.frames[2], "")
     assert (told.instruction, told.reverse) == (f"Move the {name} up.", f"Move the {name} down.")
 
 

@@ -10,11 +10,12 @@ from conftest import debug_components
 from processes import forget_accelerate
 
 from data_builders.world.recipes import world_sample
+from unireal.data.preparation import value_at
 from unireal.data.sources import Source
 from unireal.experiments import EXPERIMENTS, OptimizerConfig, TrainConfig
 from unireal.model.blocks import attend
 from unireal.sample import Role
-from unireal.training.attention_warmup import weight_at, weighted
+from unireal.training.attention_warmup import weighted
 from unireal.training.cli import main
 from unireal.training.objective import Objective, Step, predicted, prepare_step
 from unireal.training.trainer import Trainer
@@ -44,8 +45,8 @@ def packed(parts, step: Step):
 
 def test_the_schedule():
     points = ((10, 9.0), (20, 1.0))
-    assert [weight_at(step, points) for step in (0, 10, 15, 20, 99)] == [9.0, 9.0, 5.0, 1.0, 1.0]
-    assert weight_at(7, ()) == 1.0
+    assert [value_at(step, points) for step in (0, 10, 15, 20, 99)] == [9.0, 9.0, 5.0, 1.0, 1.0]
+    assert value_at(7, ()) == 1.0
 
 
 @pytest.mark.parametrize("length", [40, 600])  # by matmul and softmax, and by a backend

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from diffusers import AutoencoderDC
 
+from unireal.training import autoencoder
 from unireal.training.autoencoder import main
 
 
@@ -27,7 +29,31 @@ def test_an_output_that_is_a_file_is_told(tmp_path, capsys):
     assert str(tmp_path / "vae") in error and error.count("\n") == 1
 
 
+def test_an_interruption_is_told(tmp_path, capsys, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(autoencoder, "draw_frame", interrupted)
+    assert main(["--output", str(tmp_path / "vae"), "--steps", "1"]) == 130
+    assert capsys.readouterr().err == (
+        "error: interrupted; nothing was saved, as an autoencoder is only at its last step\n"
+    )
+
+
 @pytest.mark.parametrize("steps", [1, 20])
-def test_few_steps_make_an_autoencoder(tmp_path, steps):
-    assert main(["--output", str(tmp_path / "vae"), "--steps", str(steps), "--batch-size", "1"]) == 0
-    assert AutoencoderDC.from_pretrained(tmp_path / "vae").config.latent_channels == 32
+@torch.no_grad()
+def test_few_steps_make_an_autoencoder(tmp_path, monkeypatch, steps):
+    """Its latents have unit variance, and what it restores is what it was before they were scaled."""
+
+    def watched(vae, images):
+        seen.extend([images, vae.decode(vae.encode(images).latent).sample])
+        scale(vae, images)
+
+    seen, scale = [], autoencoder.scale_latents
+    monkeypatch.setattr(autoencoder, "scale_latents", watched)
+    with torch.enable_grad():
+        assert main(["--output", str(tmp_path / "vae"), "--steps", str(steps), "--batch-size", "1"]) == 0
+    vae, (images, restored) = AutoencoderDC.from_pretrained(tmp_path / "vae"), seen
+    latent = vae.encode(images).latent
+    torch.testing.assert_close(latent.std(dim=(0, 2, 3)), torch.ones(32), atol=1e-3, rtol=0)
+    torch.testing.assert_close(vae.decode(latent).sample, restored, atol=1e-3, rtol=1e-3)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from benchmark_folders import FOLDERS, magicbrush_dev, pie_bench_hub
+from conftest import status_of
 from evaluation_data import clip_folder, dino_folder, dinov2_folder, picture
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -23,12 +24,15 @@ from unireal.evaluation.benchmarks import PUBLIC, sources
 from unireal.evaluation.benchmarks.base import chosen, identity
 from unireal.evaluation.benchmarks.dreambench import read_list
 from unireal.evaluation.benchmarks.pie import FULL
-from unireal.evaluation.generate import generate
-from unireal.evaluation.results import Item, ItemResult, RunFolder
+from unireal.evaluation.generate import complete, generate
+from unireal.evaluation.measures import fidelity
+from unireal.evaluation.measures.base import Metric, PerItem
+from unireal.evaluation.results import Item, ItemResult, RunFolder, save_picture
 from unireal.evaluation.score import Scorer
 from unireal.model.lora import add_lora, save_lora
 from unireal.tasks import TASKS
 from unireal.taxonomy import CATEGORIES, EDIT_TYPES
+from unireal.transforms import load_image
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +194,7 @@ def test_masks_of_referring_segmentation(data, tmp_path):
     items = PUBLIC["refcoco"].items(data("refcoco"))
     assert [item.instruction for item in items] == ["the left thing", "the left thing", "thing on the left"]
     mask = items[0].arrays["mask"]()
-    assert mask[6:25, 6:30].all() and mask.sum() == 21 * 26
+    assert mask[5:25, 5:30].all() and mask.sum() == 20 * 25  # as REFER counts: the outline does not
     reason = PUBLIC["reasonseg"].items(data("reasonseg"))[0]
     assert reason.instruction == "something to sit on – a chair" and reason.category == "sentence"
     truth, ignored = reason.arrays["mask"](), reason.arrays["ignore"]()
@@ -450,7 +454,12 @@ def test_killed_and_resumed_equals_uninterrupted(
         patch.setattr(models.UniReal, "__call__", killed)
         assert evaluate(name, tmp_path / "resumed", *options) == 130
     assert len(pictures_of(tmp_path / "resumed")) == 2
-    assert evaluate(name, tmp_path / "resumed", *options) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            models.UniReal, "__call__", lambda self, *arguments: calls.append(arguments) or real(self, *arguments)
+        )
+        assert evaluate(name, tmp_path / "resumed", *options) == 0
+    assert len(calls) - 3 == len(pictures_of(tmp_path / "whole")) - 2  # what was there is not made again
     assert pictures_of(tmp_path / "resumed") == pictures_of(tmp_path / "whole")
     for file in ("summary.json", "items.jsonl", "settings.json"):
         assert (tmp_path / "resumed" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
@@ -522,6 +531,100 @@ def test_what_a_model_cannot_do_is_a_failure_with_its_reason(data, evaluate, tmp
     assert lines["673"].baselines["copy"]["L1"] == 0 and lines["1082"].scores["L1"] == 0
 
 
+@pytest.mark.parametrize("way", ["ours", "a folder of frames", "numbered"])
+def test_a_video_of_one_frame_has_all_scores_but_consistency(way, backbones, tiny_pipeline_folder, tmp_path):
+    video, theirs = tmp_path / "data" / "one", tmp_path / "theirs"
+    video.mkdir(parents=True)
+    Image.fromarray(np.full((64, 64, 3), 90, np.uint8)).save(video / "0.png")
+    (tmp_path / "data" / "test.csv").write_text("video,prompt,vace_video\nmade/one.mp4,Make it red.,one\n")
+    target = theirs / {"a folder of frames": "made/one/x.png", "numbered": "0000_0.png"}.get(way, "none/x.png")
+    target.parent.mkdir(parents=True)
+    shutil.copy(video / "0.png", target)
+    made = ("--model", tiny_pipeline_folder, "--steps", 1) if way == "ours" else ("--images", theirs)
+    options = ("--data", tmp_path / "data", "--output", tmp_path / "run", "--backbone", f"clip={backbones['clip']}")
+    assert main(["ditto", *map(str, (*options, *made))]) == 0
+    (line,) = RunFolder(tmp_path / "run").items()
+    assert line.failure is None and line.scores["CLIP-T"] is not None
+    assert line.scores["CLIP-F consecutive"] is line.scores["CLIP-F all pairs"] is None
+    assert all((row.n, row.failures) == (0, 0) for row in rows(tmp_path / "run", metric="CLIP-F consecutive"))
+
+
+@pytest.mark.parametrize("fails", ["caption", "measure"])
+def test_what_fails_for_one_item_is_no_score_and_spoils_no_other(fails, tmp_path):
+    """Of a batch of two, one lacks a caption, or cannot be measured."""
+    run, shade = RunFolder(tmp_path), lambda: np.full((8, 8, 3), 10, np.uint8)
+    items = [
+        Item(name, "edit", "x", inputs=(shade,), texts={} if name == "bad" else {"target": "y"})
+        for name in ("bad", "good")
+    ]
+    for item in items:
+        save_picture(run.image(item.id), shade())
+
+    def compute(case):
+        if case.item.id == "bad":
+            raise ValueError("it cannot be measured")
+        return {"m": 3.0}
+
+    measure = PerItem((Metric("m"),), compute, texts=("target",) if fails == "caption" else ())
+    lines = [line for line, _ in Scorer([measure], run, workers=0).results(items)]
+    assert [line.scores for line in lines] == [{"m": None}, {"m": 3.0}]
+    reason = {"caption": "it has no target caption", "measure": "it cannot be measured"}[fails]
+    assert [line.failure for line in lines] == [reason, None]
+
+
+def test_a_video_that_was_killed_while_it_was_written_is_made_again(tmp_path, monkeypatch):
+    frames = [np.full((8, 8, 3), shade, np.uint8) for shade in (10, 20, 30)]
+    item = Item("v", "video_edit", "x", video=tuple(lambda frame=frame: frame for frame in frames))
+    run, written = RunFolder(tmp_path), []
+
+    def killed(path, pixels):
+        written.append(path)
+        if len(written) == 3:
+            raise KeyboardInterrupt
+        return save_picture(path, pixels)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("unireal.evaluation.generate.save_picture", killed)
+        with pytest.raises(KeyboardInterrupt):
+            generate([item], models.Copy(), run, {})
+    assert not complete(item, run)
+    generate([item], models.Copy(), run, {})
+    assert [int(load_image(run.image("v", k)).max()) for k in range(3)] == [10, 20, 30]
+
+
+def test_scoring_decodes_a_picture_once(tmp_path):
+    """Inputs and truth are kept in the run and measured; a second input and a truth are pictures of their own."""
+    run, calls = RunFolder(tmp_path), []
+
+    def load(name, shade):
+        return lambda: calls.append(name) or np.full((8, 8, 3), shade, np.uint8)
+
+    inputs = load("first", 10), load("second", 20)
+    item = Item("a", "insert", "x", inputs=inputs, truth=load("truth", 30))
+    save_picture(run.image("a"), np.full((8, 8, 3), 40, np.uint8))
+    measures = [fidelity.distances("source"), fidelity.distances("truth", " truth")]
+    ((line, _),) = Scorer(measures, run, workers=0).results([item])
+    assert line.failure is None and sorted(calls) == ["first", "second", "truth"]
+    shades = [int(load_image(tmp_path / path).max()) for path in (*line.inputs, line.truth)]
+    assert shades == [10, 20, 30]
+
+
+def test_half_a_character_is_a_failure_of_its_item(tmp_path, capsys):
+    data = FOLDERS["imgedit"](tmp_path / "data")
+    (path,) = data.rglob("basic_edit.json")
+    entries = json.loads(path.read_text())
+    broken, good = entries
+    entries[broken]["prompt"] = "Make it \ud83d green."
+    path.write_text(json.dumps(entries))
+    options = ["imgedit", "--data", str(data), "--baseline", "copy", "--output", str(tmp_path / "run")]
+    assert main([*options, "--only", "L1"]) == 0
+    lines = {line.id: line for line in RunFolder(tmp_path / "run").items()}
+    assert "half a character" in lines[broken].failure and lines[good].failure is None
+    assert lines[broken].instruction == "Make it \ud83d green." and (tmp_path / "run" / "index.html").exists()
+    (row,) = rows(tmp_path / "run", metric="L1", group="all", system="model")
+    assert (row.n, row.failures) == (1, 1)
+
+
 def test_videos_of_our_pipeline_are_asked_as_videos():
     clip = tuple(lambda k=k: picture(seed=k) for k in range(5))
     item = Item("v", "video_edit", "Make it green.", video=clip)
@@ -562,7 +665,7 @@ def test_videos_of_our_pipeline_are_asked_as_videos():
 )
 def test_bad_input_is_one_line_and_status_2(arguments, message, data, tmp_path, capsys):
     given = ["--data", str(data("emu_edit"))] if "--data" not in arguments else []
-    assert main([*arguments, *given, "--output", str(tmp_path / "out")]) == 2
+    assert status_of(main, [*arguments, *given, "--output", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert message in error and error.startswith("error: ")
 

@@ -7,10 +7,12 @@ import importlib.util
 import json
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tiny_annotators as tiny
+from video_files import sliding_scene
 
 from data_builders.__main__ import main
 from data_builders.annotators.maps import DepthAnything
@@ -26,7 +28,7 @@ from data_builders.clips.clip import Clip
 from data_builders.frames import HOLE
 from data_builders.world.controls import edge_map, pose_map
 from data_builders.world.export import FRAMES_PER_SECOND, write_video
-from data_builders.world.oracle import Oracle, annotators_of, depth16, oracle_annotators
+from data_builders.world.oracle import Oracle, annotators_of, depth16
 from data_builders.world.render import render
 from data_builders.world.video import WorldVideo
 from unireal.data.__main__ import main as unireal_data
@@ -131,7 +133,7 @@ def test_pairs_are_frames_of_the_video_and_say_what_happens(built, videos) -> No
         video, (first, last) = truth(videos, sample)
         np.testing.assert_array_equal(sample.inputs[0].image, video.frames[first])
         np.testing.assert_array_equal(sample.results[0].image, video.frames[last])
-        told = oracle_annotators(video).instructor.instruct(video.frames[first], video.frames[last], "")
+        told = annotators_of(Oracle([video])).instructor.instruct(video.frames[first], video.frames[last], "")
         assert sample.instruction == told.instruction
         backwards += first > last
     assert backwards == len(built("frame2frame")) / 2
@@ -139,7 +141,7 @@ def test_pairs_are_frames_of_the_video_and_say_what_happens(built, videos) -> No
 
 def test_without_an_instructor_the_caption_is_the_instruction(videos) -> None:
     video = videos["world-5"]
-    captions = Annotators(captioner=oracle_annotators(video).captioner)
+    captions = Annotators(captioner=annotators_of(Oracle([video])).captioner)
     builder = VIDEO_BUILDERS["frame2frame"]
     samples = builder.build(footage(video, "frame2frame"), captions, builder.options(), Counter())
     assert len(samples) == 2
@@ -147,7 +149,19 @@ def test_without_an_instructor_the_caption_is_the_instruction(videos) -> None:
         first, last = (round(t * FRAMES_PER_SECOND) for t in sample.source["times"])
         caption = captions.captioner.caption(video.frames[first : last + 1])
         assert sample.instruction == f"{caption[0].upper()}{caption[1:]}."
-        assert sample.context == "realistic style, dynamic scenario"
+
+
+def test_pairs_are_static_or_dynamic_by_themselves() -> None:
+    scene = sliding_scene(6, (48, 64), step=8.0)
+    flicker = [np.clip(scene[0].astype(int) + sign, 0, 255).astype(np.uint8) for sign in (0, 2, 0, 2)]
+    images = [*flicker, *scene[1:]]  # at first nothing moves, then all does; the clip as a whole is dynamic
+    clip = Clip("a.mkv", "a", 0.0, len(images) / 4, 4.0, (48, 64), dynamic=True)
+    seen = Footage(clip, images, [k / 4 for k in range(len(images))], clip_rng(0, "frame2frame", clip))
+    captions = Annotators(captioner=SimpleNamespace(name="one", caption=lambda frames: "a scene"))
+    builder = VIDEO_BUILDERS["frame2frame"]
+    samples = builder.build(seen, captions, builder.options(views=36), Counter())
+    told = {(sample.source["times"][1] < 1.0, sample.context) for sample in samples}
+    assert told == {(True, "realistic style, static scenario"), (False, "realistic style, dynamic scenario")}
 
 
 def test_assets_are_cut_by_the_track_of_the_same_thing(built, videos) -> None:
@@ -178,7 +192,7 @@ def test_insertion_takes_the_object_away_and_nothing_else(built, videos) -> None
 def test_removal_can_smear_the_surroundings_over_the_object(videos) -> None:
     video, builder = videos["world-6"], VIDEO_BUILDERS["insertion"]
     options = InsertionOptions(views=4, removal="smear")
-    samples = builder.build(footage(video, "insertion"), oracle_annotators(video), options, Counter())
+    samples = builder.build(footage(video, "insertion"), annotators_of(Oracle([video])), options, Counter())
     for sample in samples:
         before, after = sample.inputs[0].image, sample.results[0].image
         np.testing.assert_array_equal(before[~sample.mask], after[~sample.mask])
@@ -277,6 +291,8 @@ def test_video_edit_makes_windows_in_both_directions(videos) -> None:
         np.testing.assert_array_equal(shown, before[frames])
         np.testing.assert_array_equal([f.image for f in sample.results], after[frames])
         np.testing.assert_array_equal(sample.inputs[-1].image, after[frames[0]])
+        style = "realistic" if sample.source.get("reversed") else "synthetic"  # that of the result
+        assert sample.context == f"{style} style, dynamic scenario"
         assert set(sample.source["scores"].values()) == {1.0}
         check_sample(sample)
     assert samples[0].instruction.endswith("in the whole video.")

@@ -99,6 +99,33 @@ def test_wrong_input_is_one_line_and_status_2(videos, tmp_path, capsys, words, s
     assert not list(tmp_path.glob("out/*.parquet"))
 
 
+@pytest.mark.parametrize("builder", ["inpaint", "clips", "world"])
+def test_a_folder_takes_one_run_at_a_time(videos, tmp_path, capsys, builder):
+    given = ["--num", 1] if builder == "world" else ["--videos", videos / "video-0.mkv", "--workers", 0]
+    words = [builder, *given, "--output", tmp_path / "out"]
+    code = "import sys, pathlib; from data_builders.files import only_run\nwith only_run(pathlib.Path(sys.argv[1])):"
+    code += "\n  print('begun', flush=True)\n  sys.stdin.read()"
+    other = subprocess.Popen(
+        [sys.executable, "-c", code, tmp_path / "out"], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert other.stdout.readline() == b"begun\n"
+    status, _, told = call(capsys, *words)
+    assert status == 2 and told.count("\n") == 1 and "another run is writing to" in told
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [".lock"]
+    other.kill()  # nothing is left that keeps others out
+    other.wait()
+    assert call(capsys, *words)[0] == 0
+    assert not (tmp_path / "out" / ".lock").exists()
+
+
+@pytest.mark.parametrize("words", [["inpaint", "--videos", "{videos}"], ["world", "--num", "1"]])
+def test_a_folder_whose_name_is_no_text_is_told(videos, tmp_path, capsys, words):
+    folder = os.fsdecode(os.fsencode(tmp_path) + b"/out\xff")
+    status, _, told = call(capsys, *(word.format(videos=videos) for word in words), "--output", folder)
+    assert status == 2 and told.count("\n") == 1 and "--output: the name of the folder is no UTF-8" in told
+    assert not os.path.exists(folder)
+
+
 @pytest.mark.parametrize("source", ["--videos", "--clips"])
 def test_a_wrong_source_does_not_cost_the_build_that_it_was_to_replace(videos, tmp_path, capsys, source):
     there = ["inpaint", "--videos", videos / "video-0.mkv", "--curation", "none", "--output", tmp_path / "there"]

@@ -133,6 +133,16 @@ def test_painted_pixels_change_and_no_others(client, tmp_path):
     assert np.array_equal(pixels(client.predict(canvas=painting, api_name="/inpaint")[0]), pixels(result))
 
 
+def test_a_file_is_a_canvas_that_nothing_is_painted_on(client):
+    canvas, asset = handle_file(ROOM), handle_file(ROOT / "examples" / "asset.png")
+    call = {"prompt": "Add the object of IMG2.", "asset": asset, "seed": 1, "api_name": "/insert"}
+    painting = {"background": canvas, "layers": [], "composite": None}
+    alone, sent = (client.predict(canvas=given, **call)[0] for given in (canvas, painting))
+    assert np.array_equal(pixels(alone), pixels(sent))
+    with pytest.raises(AppError, match="nothing is painted"):
+        client.predict(canvas=canvas, api_name="/inpaint")
+
+
 def test_marks_become_the_control_frames_of_infer(client, tmp_path):
     """The PNG keeps the frames that the model was given."""
     drags = {"drags": [{"start": [10, 12], "end": [40, 30]}]}

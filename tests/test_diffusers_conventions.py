@@ -308,6 +308,30 @@ def test_a_callback_can_end_the_call(tiny_pipeline):
         _edit(tiny_pipeline, **options, callback_on_step_end_tensor_inputs=["prompt_embeds"])
 
 
+def test_a_callback_reads_how_long_the_call_is(tiny_pipeline):
+    seen = []
+
+    def after_step(pipe, step, t, values):
+        seen.append((step, pipe.num_timesteps, pipe.guidance_scale))
+
+    _edit(tiny_pipeline, num_inference_steps=2, guidance_scale=3.0, callback_on_step_end=after_step)
+    _edit(tiny_pipeline, num_inference_steps=1, callback_on_step_end=after_step)
+    assert seen == [(0, 2, 3.0), (1, 2, 3.0), (0, 1, 1.0)]
+
+
+def test_a_stream_takes_what_a_call_takes(tiny_pipeline):
+    """The same frames come out."""
+    how = {"task": "video_edit", "video": [ROOM] * 2, "output_type": "np", "num_inference_steps": 4}
+    how |= {"guidance_scale": 3.0}
+    for interval in ((0.0, 0.5), (0.0, 1.0)):
+        seeded = how | {"generator": torch.Generator().manual_seed(0), "guidance_interval": interval}
+        frames = np.stack(list(tiny_pipeline.stream("Make it red.", **seeded)))
+        called = tiny_pipeline("Make it red.", **seeded | {"generator": torch.Generator().manual_seed(0)}).results[0]
+        assert np.array_equal(frames, called), interval
+    names = {"num_inference_steps", "guidance_scale", "image_guidance_scale", "accelerate"}
+    assert names <= inspect.signature(UniRealPipeline.generate).parameters.keys()
+
+
 def test_names_of_arguments_are_those_of_diffusers():
     expected = {"prompt", "num_inference_steps", "guidance_scale", "generator", "latents", "output_type", "return_dict"}
     expected |= {"callback_on_step_end", "callback_on_step_end_tensor_inputs"}
@@ -462,6 +486,15 @@ def test_what_is_pushed_to_a_hub(written, tiny_pipeline, monkeypatch):
     assert (repo_id, message) == ("someone/tiny", "Upload UniRealPipeline")
     assert ("Written by hand" in card.text) == (written is not None)
     assert ("`UniRealTransformer`" in card.text) == (written is None)
+
+
+def test_weights_are_never_pickled(tiny_pipeline, tmp_path):
+    for write in (tiny_pipeline.save_pretrained, tiny_pipeline.push_to_hub):
+        with pytest.raises(ValueError, match="safetensors alone"):
+            write(str(tmp_path / "model"), safe_serialization=False)
+    assert not list(tmp_path.iterdir())
+    tiny_pipeline.save_pretrained(tmp_path / "model", safe_serialization=True)
+    assert (tmp_path / "model" / "transformer" / "diffusion_pytorch_model.safetensors").is_file()
 
 
 def _both(first, then):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,9 @@ from unireal.experiments import Distillation, get_experiment
 from unireal.pipeline import UniRealPipeline
 from unireal.sample import Role
 from unireal.training.cli import main
-from unireal.training.distillation import Distilled, Grid
+from unireal.training.distillation import Distilled, Grid, make_objective, settings_of
 from unireal.training.objective import Step
+from unireal.training.start import Start
 
 pytestmark = pytest.mark.usefixtures("small_training")
 SHIFT = 3.0
@@ -92,6 +94,47 @@ def test_the_loss_is_the_distance_to_where_the_path_ends():
         expected = ((v - target) * t.view(-1, 1, 1, 1) / t.clamp(min=0.1).view(-1, 1, 1, 1)).square().mean((1, 2, 3))
     torch.testing.assert_close(objective(step), expected, rtol=1e-3, atol=1e-7)
     assert expected.min() > 0
+
+
+def test_targets_have_no_gradients_and_weights_count():
+    """The gradient is that of the distance to a target that stays where it is."""
+    components = debug_components()
+    objective, step = Distilled(components, Distillation(steps=4, substeps=3), SHIFT), make_step(components)
+    step.t = objective.grid.times[[2, 5, 8, 11]]  # where the student has a say in the target
+    bias = components.transformer.proj_out.bias
+    losses = objective(step)
+    text, t = components.text.encode_tokens(step.text), step.t.view(-1, 1, 1, 1)
+    x_t = (1 - t) * step.clean[0] + t * step.noise[0]
+    given = Conditions(text, None, step.condition, step.roles)
+    _, below, end = objective.grid.snap(step.t)
+    below, end = below.view(-1, 1, 1, 1), end.view(-1, 1, 1, 1)
+    v = velocity(components.transformer, [x_t], step.t, FULL, given)[0]
+    with torch.no_grad():
+        x_s = x_t - (t - below) * v
+        x_b = x_s - (below - end) * velocity(components.transformer, [x_s], below.flatten(), FULL, given)[0]
+        target = (x_t - x_b) / (t - end)
+    scale = t / t.clamp(min=0.1)
+    expected = ((v - target) * scale).square().mean((1, 2, 3))
+    torch.testing.assert_close(losses, expected, rtol=1e-3, atol=1e-7)
+    found, true = (torch.autograd.grad(x.sum(), bias, retain_graph=True)[0] for x in (losses, expected))
+    torch.testing.assert_close(found, true, rtol=1e-3, atol=1e-6)
+    step.weight[..., :8] = 3.0
+    weighed = ((v - target) * scale).square() * step.weight / 2
+    torch.testing.assert_close(objective(step), weighed.mean((1, 2, 3)), rtol=1e-3, atol=1e-7)
+
+
+def test_the_teacher_is_guided_as_asked_and_sampled_as_its_pipeline_is():
+    components = debug_components()
+    step = make_step(components)
+    plain, text, images = (
+        Distilled(components, Distillation(4, guidance=a, image_guidance=b), SHIFT)(step).detach()
+        for a, b in ((1, 1), (3, 1), (1, 3))
+    )
+    assert (plain != text).all() and (plain != images).all() and (text != images).all()
+    config = replace(get_experiment("debug"), distillation=Distillation(steps=4))
+    objective = make_objective(config, Start(components, {"shift": 4.0}, Path("model")))
+    assert torch.equal(objective.grid.times, Grid(4, 8, 4.0).times)
+    assert settings_of(config) == {"default_steps": 4, "default_guidance": 1.0, "default_image_guidance": 1.0}
 
 
 def test_the_student_of_four_steps_comes_closer_to_the_teacher_of_many():

@@ -7,9 +7,11 @@ import math
 
 import numpy as np
 import pytest
+from conftest import status_of
 from PIL import Image
 
 from data_builders.world.recipes import RECIPES
+from data_builders.world.scene import UNSEEN_PAIRS
 from unireal.evaluation import metrics, world
 from unireal.evaluation.__main__ import main
 from unireal.evaluation.exams import BARS, EXAMS, candidates
@@ -123,6 +125,30 @@ def test_held_out_scenes_and_questions_without_their_answers():
             assert question.layout == item.sample.layout
 
 
+def test_unseen_pairs_are_in_their_own_subset_alone():
+    unseen = next(subset for subset in SUBSETS if subset.name == "unseen pairs")
+    for subset in (STANDARD, unseen):
+        for item in subset.items("segment", 6, (64, 64)):
+            pairs = [(thing.color, thing.shape) in UNSEEN_PAIRS for thing in item.scene.things]
+            assert pairs[0] if subset is unseen else not any(pairs)
+
+
+def test_alignment_forgives_what_plain_depth_does_not():
+    (item,) = STANDARD.items("depth", 1, (64, 64))
+    found = {metric.name: metric.measure(item, [item.truth[0] // 2]) for metric in EXAMS["depth"]}
+    assert found["AbsRel"] > 0.1 > 0.02 > found["AbsRel aligned"]
+    assert found["delta1"] < 0.9 < found["delta1 aligned"]
+
+
+def test_each_result_is_measured_against_its_own_truth():
+    (item,) = next(s for s in SUBSETS if "edit_depth" in s.recipes).items("edit_depth", 2, (64, 64))
+    for wrong, names in ((0, {"full PSNR"}), (1, {"AbsRel RES2"})):
+        outputs = [255 - picture if k == wrong else picture for k, picture in enumerate(item.truth)]
+        found = {metric.name: metric.measure(item, outputs) for metric in EXAMS["edit_depth"]}
+        perfect = {"full PSNR": math.inf, "AbsRel RES2": 0.0}
+        assert {name for name, value in perfect.items() if found[name] != pytest.approx(value, abs=1e-9)} == names
+
+
 @pytest.mark.parametrize("recipe", ["customize1", "t2i"])
 def test_classifier_recognises_the_truth(recipe):
     items = STANDARD.items(recipe, 40, (64, 64))
@@ -177,7 +203,7 @@ def test_a_system_that_copies_scores_as_the_copy_baseline():
     report = World(limit=2).run(generate)
     copied = World(limit=2).run_baseline("copy")
     assert [(r.recipe, r.metric, r.mean) for r in report.rows] == [(r.recipe, r.metric, r.mean) for r in copied.rows]
-    assert all(row.mean == row.baselines["copy"] for row in report.rows)
+    assert all(row.mean == row.baselines["copy"] and "model" not in row.baselines for row in report.rows)
 
 
 def test_wrong_sizes_are_refused():
@@ -228,6 +254,6 @@ def test_command_line_writes_a_report(tmp_path, capsys):
     ],
 )
 def test_bad_input(changes, message, tmp_path, capsys):
-    assert main([*changes, "--output", str(tmp_path / "out")]) == 2
+    assert status_of(main, [*changes, "--output", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1

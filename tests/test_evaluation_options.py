@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from benchmark_folders import FOLDERS
+from conftest import status_of
 
 from unireal.evaluation import BENCHMARKS
 from unireal.evaluation.__main__ import main
@@ -68,7 +69,8 @@ def test_help_shows_what_a_benchmark_reads_and_nothing_else(capsys):
 def test_what_would_not_be_read_is_refused(arguments, message, data, tmp_path, capsys):
     given = ["--data", str(data)] if arguments[:1] == ["imgedit"] else []
     named = arguments[:1] and not arguments[0].startswith("-")
-    assert main([*arguments, *given, *(["--output", str(tmp_path / "out")] if named else [])]) == 2
+    given += ["--output", str(tmp_path / "out")] if named else []
+    assert status_of(main, [*arguments, *given]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: ") and message in error
     assert not (tmp_path / "out").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import debug_components, quiet_pipeline
 from PIL import Image
 from processes import forget_accelerate
 from safetensors.torch import load_file
@@ -81,6 +83,18 @@ def test_a_lora_resumes_exactly(finetuning, tmp_path):
     train(replace(config, steps=2), tmp_path / "parts")
     resumed = train(config, tmp_path / "parts", resume=True)
     assert all(torch.equal(a, b) for a, b in zip(whole.ema.shadow_params, resumed.ema.shadow_params, strict=True))
+
+
+def test_what_is_trained_goes_on_with_the_model_that_it_began_with(finetuning, tiny_pipeline_folder, tmp_path):
+    quiet_pipeline(debug_components(seed=1)).save_pretrained(tmp_path / "other", safe_serialization=True)
+    config = replace(finetuning, lora=LoraConfig(rank=2))
+    train(config, tmp_path / "run")
+    with pytest.raises(ValueError, match=r"holds only what was trained; '.*other' has other weights"):
+        train(replace(config, model=str(tmp_path / "other"), steps=3), tmp_path / "run", resume=True)
+    shutil.copytree(tiny_pipeline_folder, tmp_path / "copied")
+    train(replace(config, model=str(tmp_path / "copied"), steps=3), tmp_path / "run", resume=True)
+    train(finetuning, tmp_path / "all")  # all weights are in its checkpoint
+    train(replace(finetuning, model=str(tmp_path / "other"), steps=3), tmp_path / "all", resume=True)
 
 
 @pytest.mark.parametrize(

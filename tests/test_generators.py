@@ -29,7 +29,7 @@ from transformers import (
 from data_builders.annotators.maps import DepthAnything
 from data_builders.annotators.protocols import Annotators
 from data_builders.builders.generators import DiffusersEditor, WanGenerator, WanRefiner, load_studio, vace_depth
-from data_builders.world.oracle import oracle_annotators
+from data_builders.world.oracle import Oracle
 from data_builders.world.video import WorldVideo
 
 WORDS = ["make", "the", "red", "circle", "green"]
@@ -158,7 +158,7 @@ def test_depth_is_drawn_as_vace_was_trained_on_it(tmp_path, kind) -> None:
 
 def test_the_nearest_thing_of_the_world_is_white() -> None:
     video = WorldVideo(5, (48, 64))
-    drawn = vace_depth(list(oracle_annotators(video).depth.depths(video.frames)))
+    drawn = vace_depth(list(Oracle([video]).depths(video.frames)))
     for true, shown in zip(video.depth, drawn, strict=True):
         order = np.argsort(true, axis=None)
         assert (np.diff(shown[..., 0].flat[order].astype(int)) <= 0).all()

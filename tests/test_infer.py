@@ -210,7 +210,10 @@ def test_bad_masks(rejected, picture, mask, tmp_path):
 def test_bad_model_folders(rejected, picture, tmp_path, tiny_pipeline_folder):
     picture("in.png")
     call = "edit --canvas in.png --prompt x --output o.png".split()
-    assert "neither a folder, a hub id, nor one of" in rejected(*call, model="unireal-huge")
+    told = "neither a folder, a hub id, nor one of: unireal-tiny"
+    for missing in ("unireal-huge", "./unireal-huge", picture("a.png")):
+        assert told in rejected(*call, model=missing)
+    assert "did you mean 'unireal-tiny'?" in rejected(*call, model="unireal-tinny")
     assert "no model_index.json" in rejected(*call, model=tmp_path)
     offline = rejected(*call, model="somebody/something")
     assert "model 'somebody/something' is not here, and the hub does not give it" in offline

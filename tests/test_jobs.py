@@ -36,6 +36,7 @@ def _reports(outcome) -> list[dict]:
 
 def test_jobs_give_what_single_calls_give_with_one_load(infer, jobs, canvas, tmp_path, monkeypatch):
     cli._load.cache_clear()
+    cli._public.cache_clear()
     first, second, single = tmp_path / "out/1.png", tmp_path / "out/2.png", tmp_path / "single.png"
     path = jobs(
         {"prompt": "Make it red.", "output": str(first), "seed": 3},
@@ -45,6 +46,7 @@ def test_jobs_give_what_single_calls_give_with_one_load(infer, jobs, canvas, tmp
     assert outcome.status == 0, outcome.err
     assert [r["files"] for r in _reports(outcome)] == [[str(first)], [str(second)]]
     assert cli._load.cache_info().misses == 1 and cli._load.cache_info().hits == 1
+    assert cli._public.cache_info().misses == 1
     infer("edit", "--canvas", canvas, "--prompt", "Make it red.", "--seed", 3, "--output", single,
           "--steps", 1)  # fmt: skip
     assert Image.open(first).tobytes() == Image.open(single).tobytes()

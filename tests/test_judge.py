@@ -18,6 +18,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 from benchmark_folders import FOLDERS
+from conftest import status_of
 from PIL import Image
 
 from data_builders.world.recipes import world_sample
@@ -523,6 +524,26 @@ def test_refusals_are_not_repeated(answer, kind, server):
     assert caught.value.kind == kind and len(server.requests) == 1
 
 
+def test_a_server_that_knows_only_max_completion_tokens(server):
+    def answer(body, number):
+        return error(400, "Unsupported 'max_tokens': use 'max_completion_tokens'") if "max_tokens" in body else ok("x")
+
+    server.answer = answer
+    budget = Budget()
+    judge = endpoint(server, budget=budget, retries=0, max_reply=77)
+    assert [judge.ask("x", [PICTURE]).text for _ in range(2)] == ["x", "x"]
+    limits = [{name: body[name] for name in body if name.startswith("max_")} for body in server.requests]
+    assert limits == [{"max_tokens": 77}, {"max_completion_tokens": 77}, {"max_completion_tokens": 77}]
+    assert budget.calls == 3
+
+
+def test_a_limit_that_is_rejected_for_its_value_is_not_renamed(server):
+    server.answer = lambda body, number: error(400, "max_tokens is too large")
+    with pytest.raises(JudgeError, match="too large"):
+        endpoint(server).ask("x", [PICTURE])
+    assert len(server.requests) == 1
+
+
 @pytest.mark.parametrize(
     "answer",
     [error(401, "bad key"), error(403), error(404, "no such model"), error(429, "no money", code="insufficient_quota")],
@@ -573,6 +594,16 @@ def test_only_what_a_folder_keeps_pictures_of_is_judged(server, tmp_path, monkey
     assert [item for item in items if "gedit O" in item.scores] == pictured
     folder.write_items(item for item in items if not item.inputs)
     assert "keeps of none of its" in judge(folder, server, capsys, status=2)
+
+
+def test_half_a_character_is_a_failure_of_its_item(run, server, capsys):
+    items = run.items()
+    items[0] = replace(items[0], instruction="Make it \ud83d green.")
+    run.write_items(items)
+    server.answer = lambda body, number: ok(rate(body))
+    out = judge(run, server, capsys)
+    assert "half a character" in out
+    assert (row(run, "gedit O").n, row(run, "gedit O").failures) == (4, 2)  # the other one has no output
 
 
 def test_the_page_forgets_a_judgement_that_scoring_has_replaced(run, server, capsys):
@@ -671,7 +702,7 @@ def test_an_endpoint_that_changes_its_model_is_noticed(run, server, capsys):
     ],
 )
 def test_bad_calls(options, expected, run, capsys):
-    assert cli.main([str(run.path), *options]) == 2
+    assert status_of(cli.main, [str(run.path), *options]) == 2
     err = capsys.readouterr().err
     assert expected in err and err.count("\n") == 1 and err.startswith("error: ")
 

@@ -20,16 +20,18 @@ from conftest import debug_components, quiet_pipeline
 from diffusers import AutoencoderKL
 from PIL import Image
 from processes import forget_accelerate
+from safetensors.torch import load_file
 
 from data_builders.world.recipes import world_sample
 from unireal.data.__main__ import main as data_main
-from unireal.data.buckets import batches
+from unireal.data.buckets import batches, deal
 from unireal.data.mixture import Mixture, TooManyBadRecordsError
-from unireal.data.preparation import DataConfig, fitted_size, prepared, scaffold_probability
+from unireal.data.preparation import DataConfig, fitted_size, prepared, value_at
 from unireal.data.records import write_shards
 from unireal.data.sources import Source
 from unireal.data.streams import StreamedSamples
-from unireal.experiments import EXPERIMENTS, OptimizerConfig, Stage, TrainConfig
+from unireal.experiments import EXPERIMENTS, LoraConfig, OptimizerConfig, Stage, TrainConfig
+from unireal.pipeline import UniRealPipeline
 from unireal.sample import Frame, Role, Sample
 from unireal.tasks import TASKS
 from unireal.training.cli import main
@@ -196,6 +198,25 @@ def test_too_many_bad_records_stop_a_run(model, tmp_path, capsys):
     assert not (tmp_path / "run/model").exists()
 
 
+def test_prompts_that_are_cut_off_are_counted_and_the_first_is_told(model, tmp_path, caplog, capsys):
+    lengths = [1, 60, 1, 38, 60, 39]  # the text encoder reads 40 tokens, the last of which ends the text
+    samples = [replace(s, context="", instruction="red " * n) for s, n in zip(world(6, "t2i"), lengths, strict=True)]
+    write_shards(samples, tmp_path / "data")
+    arguments = ["precompute", str(tmp_path / "data"), "--model", str(model), "--output", str(tmp_path / "encoded")]
+    assert data_main(arguments) == 0
+    assert "2 prompts are longer than the text encoder reads" in capsys.readouterr().out
+    (told,) = caplog.messages
+    assert f"{tmp_path / 'data'}, part-00000.parquet:1: the prompt has 61 tokens" in told
+    assert f"cut off: '{' '.join(['red'] * 21)}'" in told
+    cut_off = UniRealPipeline.from_pretrained(model).as_components().text.cut_off
+    config = DataConfig((Source(str(tmp_path / "data")),), batch_size=1, text_dropout=0)
+    caplog.clear()
+    states = [state for _, state in islice(batches(config, workers=0, cut_off=cut_off), 12)]
+    assert states[-1][0]["cut"] == 4 and len(caplog.messages) == 1 and "part-00000.parquet:" in caplog.text
+    *_, (_, (state,)) = islice(batches(config, state=states[5], workers=0, cut_off=cut_off), 6)
+    assert state["cut"] == states[-1][0]["cut"] and sum(lane["cut"] for lane in deal([state], 3, config)) == 4
+
+
 def test_a_damaged_picture_in_an_archive_is_named(tmp_path, caplog):
     write_archive(world(4, "recolor"), tmp_path / "a.tar", damaged=2)
     assert len(list(islice(Mixture((Source(str(tmp_path), options={"shuffle": 0}),)), 3))) == 3
@@ -295,6 +316,14 @@ def test_help_lists_every_field_with_its_value(capsys):
     assert re.search(rf"--optimizer.muon-lr FLOAT [^(]*\(default: {EXPERIMENTS['tiny'].optimizer.muon_lr}\)", listing)
 
 
+@pytest.mark.parametrize("columns", ["60", "80", "90"])
+def test_help_breaks_no_name(capsys, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    assert main(["--help"]) == 0
+    listing = capsys.readouterr().out
+    assert all(f" {name}" in listing or f"\n{name}" in listing for name in EXPERIMENTS)
+
+
 @pytest.mark.parametrize("experiment", ["tiny", "unireal-2b"])
 def test_help_describes_every_field(capsys, experiment):
     assert main([experiment, "--help"]) == 0
@@ -326,6 +355,10 @@ def test_training_on_precomputed_features_needs_no_encoders(model, tmp_path, mon
     encoded = train(encoded_run(model, tmp_path / "encoded"), tmp_path / "run")
     assert encoded == pytest.approx(plain, abs=1e-5)
     assert sorted(p.name for p in (tmp_path / "run/model").iterdir()) == sorted(p.name for p in model.iterdir())
+    forget_accelerate()
+    train(encoded_run(model, tmp_path / "encoded", trainable=("output",), lora=LoraConfig(rank=2)), tmp_path / "both")
+    weights = "transformer/diffusion_pytorch_model.safetensors"  # the adapter is merged into them
+    assert load_file(tmp_path / "both/model" / weights).keys() == load_file(model / weights).keys()
     assert data_main(arguments) == 2
     assert "is not empty; give another folder" in capsys.readouterr().err
 
@@ -348,6 +381,22 @@ def test_precomputed_latents_of_any_size_train_alike(tmp_path):
     assert encoded == pytest.approx(plain, rel=1e-4)
 
 
+def test_precomputed_texts_of_several_lengths_are_padded_in_a_batch(tiny_pipeline_folder, tmp_path):
+    """With a text encoder that pads to the longest prompt, and whose padding is not attended to."""
+    write_shards(world(6, "recolor"), tmp_path / "data")
+    encoded = tmp_path / "encoded"
+    arguments = ["precompute", str(tmp_path / "data"), "--model", str(tiny_pipeline_folder), "--output", str(encoded)]
+    assert data_main([*arguments, "--dtype", "float32"]) == 0
+    losses = []
+    for name in ("data", "encoded"):
+        forget_accelerate()
+        run = encoded_run(tiny_pipeline_folder, tmp_path / name)
+        data = replace(run.data, batch_size=4, text_dropout=0, context_dropout=0, input_dropout=0)
+        losses += train(replace(run, steps=1, data=data), tmp_path / f"run-{name}")
+    batch, _ = next(batches(data, workers=0))
+    assert not batch.text["mask"].all() and losses[1] == pytest.approx(losses[0], rel=1e-5)
+
+
 def test_precomputed_features_go_with_their_model(model, tmp_path):
     quiet_pipeline(debug_components(seed=1)).save_pretrained(tmp_path / "other", safe_serialization=True)
     write_shards(world(6), tmp_path / "data")
@@ -367,11 +416,12 @@ def test_precomputed_features_go_with_their_model(model, tmp_path):
         next(batches(DataConfig(mixed, batch_size=6), workers=0))
 
 
-def test_the_folder_of_precomputed_features_may_have_any_name(model, tmp_path):
+def test_the_folder_of_precomputed_features_may_have_any_name_and_frames_any_size(model, tmp_path):
     write_shards(world(2), tmp_path / "data")
     arguments = ["precompute", str(tmp_path / "data"), "--model", str(model), "--output", str(tmp_path / "texts")]
-    assert data_main(arguments) == 0
-    assert len(next(batches(DataConfig((Source(str(tmp_path / "texts")),), batch_size=1), workers=0))[0].tasks) == 1
+    assert data_main([*arguments, "--side", "16", "--multiple", "8"]) == 0
+    batch, _ = next(batches(DataConfig((Source(str(tmp_path / "texts")),), batch_size=1), workers=0))
+    assert len(batch.tasks) == 1 and batch.results[0].shape[-2:] == fitted_size((24, 32), 16, 8)
 
 
 @pytest.mark.parametrize(
@@ -455,7 +505,7 @@ def test_frames_are_scaled_to_an_area(tmp_path):
 
 def test_the_scaffold_is_given_ever_more_seldom():
     points = ((0, 1.0), (100, 0.2), (100, 0.0))
-    at = [scaffold_probability(step, points) for step in (0, 50, 99, 100, 500)]
+    at = [value_at(step, points) for step in (0, 50, 99, 100, 500)]
     assert at == pytest.approx([1, 0.6, 0.208, 0, 0])
     task = next(spec for spec in TASKS.values() if any(slot.scaffold for slot in spec.slots))
     size = (8, 8, 3)

@@ -7,9 +7,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import FluxKontextPipeline, QwenImageEditInpaintPipeline, QwenImageEditPlusPipeline
+from diffusers import (
+    FlowMatchEulerDiscreteScheduler,
+    FluxFillPipeline,
+    FluxImg2ImgPipeline,
+    FluxKontextPipeline,
+    FluxTransformer2DModel,
+    QwenImageEditInpaintPipeline,
+    QwenImageEditPlusPipeline,
+    SD3Transformer2DModel,
+    StableDiffusion3Img2ImgPipeline,
+)
 from peft import LoraConfig, get_peft_model_state_dict
 from test_public_spotedit import counted, flux, qwen, small_qwen  # noqa: F401
+from transformers import CLIPTextModelWithProjection
 
 from data_builders.builders.generators import DiffusersEditor
 from unireal.evaluation.models import Diffusers, Public, Source, load_model
@@ -92,6 +103,42 @@ def test_guidance_reaches_the_other_pipelines_of_qwen(given, scale):
     """They read no guidance_scale, and are guided with a negative prompt alone."""
     model = Diffusers(QwenImageEditInpaintPipeline(**qwen().components), {}, given)
     assert model.options == {"true_cfg_scale": scale, "negative_prompt": " "}
+
+
+def _flux_of(kind, channels=16):
+    parts = {k: v for k, v in flux().components.items() if k not in ("image_encoder", "feature_extractor")}
+    config = {k: v for k, v in parts["transformer"].config.items() if not k.startswith("_")}
+    transformer = FluxTransformer2DModel(**config | {"in_channels": channels, "out_channels": 16})
+    return kind(**parts | {"transformer": transformer})
+
+
+def _sd3():
+    parts = flux().components
+    transformer = SD3Transformer2DModel(
+        sample_size=8, patch_size=2, in_channels=4, num_layers=1, attention_head_dim=8, num_attention_heads=2,
+        joint_attention_dim=32, caption_projection_dim=16, pooled_projection_dim=32, out_channels=4,
+        pos_embed_max_size=8,
+    )  # fmt: skip
+    text = CLIPTextModelWithProjection(parts["text_encoder"].config)
+    return StableDiffusion3Img2ImgPipeline(
+        transformer, FlowMatchEulerDiscreteScheduler(), parts["vae"], text, parts["tokenizer"], text,
+        parts["tokenizer"], None, None,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: _flux_of(FluxImg2ImgPipeline), lambda: _flux_of(FluxFillPipeline, 16 + 16 + 4 * 32**2), _sd3]
+)
+def test_pipelines_that_would_make_squares_keep_the_size(make, monkeypatch):
+    """What is edited is 100 x 200; whole tokens are 64 pixels wide."""
+    pipeline = make()
+    pipeline.set_progress_bar_config(disable=True)
+    canvas = np.random.default_rng(0).integers(0, 256, (100, 200, 3), dtype=np.uint8)
+    item = Item("a", "edit", "make it green", arrays={"mask": lambda: np.ones((100, 200), bool)})
+    sizes, decode = [], pipeline.vae.decode
+    monkeypatch.setattr(pipeline.vae, "decode", lambda z, **given: sizes.append(z.shape[2:]) or decode(z, **given))
+    (edited,) = Diffusers(pipeline, {}, {"num_inference_steps": 2})(item, [canvas], 0)
+    assert edited.shape == canvas.shape and [tuple(size) for size in sizes] == [(4, 6)]  # 128 x 192
 
 
 def test_video_edit_makes_the_key_frame_of_infer(folder, public):

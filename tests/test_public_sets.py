@@ -163,7 +163,7 @@ def test_refcoco_parquet(tmp_path, edit):
     assert [s.instruction for s in samples] == ["Segment the circle.", "Segment red one."]
     assert samples[0].task == "segment" and samples[0].results[0].kind == "mask"
     mask = samples[0].results[0].image[..., 0] == 255
-    assert mask[6:31, 5:26].all() and mask.sum() == 25 * 21
+    assert mask[6:30, 5:25].all() and mask.sum() == 24 * 20
     reasons = list(bad.values())
     assert len(reasons) == 4 and "only a part" in reasons[0] and "3 or more points" in reasons[1]
     assert "no expression" in reasons[2] and "a box is" in reasons[3]
@@ -226,6 +226,19 @@ def test_refcoco_pickles_are_not_read(tmp_path):
     (tmp_path / "refs(unc).p").write_bytes(b"cos\nsystem\n(S'touch hacked'\ntR.")
     with pytest.raises(ValueError, match="is a pickle; if you trust it: python"):
         read("refcoco", tmp_path)
+
+
+def test_masks_of_polygons_are_what_lies_inside():
+    assert np.array_equal(polygon_mask([[2, 3, 8, 3, 8, 9, 2, 9]], (12, 10))[3:9, 2:8], np.ones((6, 6), bool))
+    assert polygon_mask([[2, 3, 8, 3, 8, 9, 2, 9]], (12, 10)).sum() == 36
+    angles = np.linspace(0, 2 * np.pi, 40, endpoint=False)
+    disk = np.stack([20.3 + 25 * np.cos(angles), 17.6 + 9 * np.sin(angles)], axis=1)  # beyond the picture's sides
+    fine = Image.new("1", (40 * 16, 30 * 16))
+    ImageDraw.Draw(fine).polygon([tuple(point) for point in disk * 16 - 0.5], fill=1)
+    covered = np.asarray(fine).reshape(30, 16, 40, 16).mean(axis=(1, 3))
+    mask = polygon_mask([disk.ravel().tolist()], (30, 40))
+    assert mask[covered > 0.9].all() and not mask[covered < 0.1].any()
+    assert mask.sum() == pytest.approx(covered.sum(), rel=0.02)
 
 
 def test_coco_masks_of_both_kinds_agree():
@@ -307,9 +320,14 @@ def test_ditto_pairs_of_videos(tmp_path):
     rows = [good, *(good | {"edited_path": f"local/{n}.mkv"} for n in ("short", "broken", "gone")), 7]
     (tmp_path / "training_metadata").mkdir()
     (tmp_path / "training_metadata/local.json").write_text(json.dumps(rows))
+    back = {"source_path": good["edited_path"], "instruction": "Undo it.", "edited_path": good["source_path"]}
+    (tmp_path / "training_metadata/sim2real.json").write_text(json.dumps([back]))
     (tmp_path / "training_metadata/style.json").write_text("{")
     samples, bad = read("ditto-1m", tmp_path)
-    (sample,) = samples
+    sample, reverse = samples
+    assert sample.context == "synthetic style, dynamic scenario"
+    assert reverse.context == "realistic style, dynamic scenario"
+    assert np.array_equal(np.stack([f.image for f in reverse.results]), videos[0].frames[:7])
     assert (sample.task, len(sample.inputs), len(sample.results)) == ("video_edit", 8, 7)
     assert np.array_equal(np.stack([f.image for f in sample.inputs[:7]]), videos[0].frames[:7])
     assert np.array_equal(np.stack([f.image for f in sample.results]), videos[1].frames[:7])

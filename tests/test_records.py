@@ -19,7 +19,7 @@ from unireal.data.__main__ import main
 from unireal.data.buckets import BucketedBatches
 from unireal.data.mixture import Mixture, Source
 from unireal.data.preparation import DataConfig
-from unireal.data.records import ParquetSamples, to_row, validate_row, write_shards
+from unireal.data.records import ParquetSamples, check_sample, from_row, to_row, write_shards
 from unireal.sample import Frame, Role, Sample
 
 
@@ -161,7 +161,7 @@ def test_a_broken_record_is_named(name: str, tmp_path: Path, capsys) -> None:
     rows = [to_row(sample) for sample in world(4, "recolor")]
     damage(rows[2])
     with pytest.raises(ValueError, match=re.escape(told)):
-        validate_row(rows[2])
+        check_sample(from_row(rows[2]))
     write_rows(rows, tmp_path)
     assert main(["validate", str(tmp_path)]) == 2
     captured = capsys.readouterr()
@@ -173,13 +173,13 @@ def test_a_broken_record_is_named(name: str, tmp_path: Path, capsys) -> None:
 def test_sizes_of_holes_and_results_are_checked() -> None:
     sample, other = world(1, "inpaint")[0], world(1, "inpaint", size=(8, 8))[0]
     with pytest.raises(ValueError, match="canvas's size, got a mask of 8x8 pixels on a canvas of 24x16"):
-        validate_row(to_row(replace(sample, inputs=(sample.inputs[0], other.inputs[1]))))
+        check_sample(replace(sample, inputs=(sample.inputs[0], other.inputs[1])))
     with pytest.raises(ValueError, match="canvas's size"):
-        validate_row(to_row(replace(sample, results=other.results, mask=None)))
+        check_sample(replace(sample, results=other.results, mask=None))
     with pytest.raises(ValueError, match="does not take"):
-        validate_row(to_row(replace(sample, task="edit")))
+        check_sample(replace(sample, task="edit"))
     with pytest.raises(ValueError, match="is a depth, got kind 'image'"):
-        validate_row(to_row(replace(world(1, "recolor")[0], task="depth")))
+        check_sample(replace(world(1, "recolor")[0], task="depth"))
 
 
 def test_a_source_that_is_not_json_is_not_written(tmp_path: Path) -> None:

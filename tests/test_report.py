@@ -13,6 +13,7 @@ from urllib.parse import unquote
 
 import numpy as np
 import pytest
+from conftest import status_of
 from PIL import Image
 
 from unireal.evaluation import compare, html, plots
@@ -258,10 +259,10 @@ def test_equal_runs_differ_in_nothing(tmp_path):
 
 
 def test_items_without_a_score_are_left_out_and_counted(tmp_path):
-    a = _folder(tmp_path / "a", [1.0, None, 3.0, None, 5.0, 7.0])
-    b = _folder(tmp_path / "b", [2.0, 2.0, None, None, 7.0])
+    a = _folder(tmp_path / "a", [1.0, None, 3.0, None, 5.0, 9.0, 7.0])
+    b = _folder(tmp_path / "b", [2.0, 2.0, None, None, 7.0, None])
     row = compare.compare(a, b)[0][0]
-    assert (row.n, row.only_a, row.only_b, row.neither) == (2, 1, 1, 1)
+    assert (row.n, row.only_a, row.only_b, row.neither) == (2, 2, 1, 1)
     assert (row.a, row.b, row.difference) == (3.0, 4.5, 1.5)
 
 
@@ -297,7 +298,7 @@ def test_command_line_of_compare(tmp_path, capsys):
 def test_what_cannot_be_compared(change, options, expected, tmp_path, capsys):
     _folder(tmp_path / "a", [1.0, 2.0])
     _folder(tmp_path / "b", [1.0, 2.0], **change)
-    assert compare.main([str(tmp_path / "a"), str(tmp_path / "b"), *options]) == 2
+    assert status_of(compare.main, [str(tmp_path / "a"), str(tmp_path / "b"), *options]) == 2
     err = capsys.readouterr().err
     assert expected in err and err.count("\n") == 1 and err.startswith("error: ")
 

@@ -12,10 +12,10 @@ from unireal.pipeline import UniRealPipeline
 
 
 def test_scaling_writes_a_table_and_numbers(tmp_path, capsys):
-    output = tmp_path / "runs" / "scaling"
+    output = tmp_path / "runs" / "tau0.1"  # what follows this dot is no suffix
     command = f"--model debug --sizes 256 512 --steps 8 --plain-steps 2 --shares 0.25 --output {output}"
     assert scaling([*command.split(), "--spotedit", ":initial=0.1:reset=0"]) == 0
-    report = json.loads(output.with_suffix(".json").read_text())
+    report = json.loads((tmp_path / "runs" / "tau0.1.json").read_text())
     rows = {(r["pixels"], r["acceleration"]): r for r in report["rows"]}
     assert len(rows) == 8 and report["settings"]["hardware"].endswith("CPU threads")
     text = 64
@@ -26,7 +26,7 @@ def test_scaling_writes_a_table_and_numbers(tmp_path, capsys):
         for name in ("spotedit", "spotedit+condition_cache"):
             assert rows[side, name]["tokens"] == text + 2 * n + 7 * n // 4 and rows[side, name]["share"] == 0.25
     assert all(row["seconds"] > 0 and row["processor"] > 0 for row in rows.values())
-    assert output.with_suffix(".md").read_text().count("\n") == 2 + 8
+    assert (tmp_path / "runs" / "tau0.1.md").read_text().count("\n") == 2 + 8
     capsys.readouterr()
 
 
@@ -37,6 +37,7 @@ def test_scaling_writes_a_table_and_numbers(tmp_path, capsys):
         ("--layers 0", "number of layers"),
         ("--accelerate spotedt", "did you mean 'spotedit'"),
         ("--spotedit :tau=-1", "at least 0"),
+        ("--output /dev/null/scaling", "is not writable; give another --output"),
     ],
 )
 def test_scaling_says_what_is_wrong(arguments, message, capsys):

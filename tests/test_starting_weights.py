@@ -35,6 +35,22 @@ def _weights(attention: nn.Module) -> torch.Tensor:
     return (query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5).softmax(-1)[0]
 
 
+@torch.no_grad()
+def test_a_fresh_model_predicts_nothing_through_open_blocks():
+    """Whatever time, text and frames are: the output is 0, no block is modulated, and all their gates are 1."""
+    sizes = {"num_attention_heads": 2, "attention_head_dim": 16, "text_embed_dim": 8, "in_channels": 4}
+    shallow, deep = (UniRealTransformer(num_layers=layers, **sizes) for layers in (1, 16))
+    assert not deep([torch.randn(2, 4, 4, 4)], torch.tensor([0.1, 0.9]), torch.randn(2, 3, 8))[0].any()
+    block = deep.transformer_blocks[-1]
+    x, sequence = torch.randn(2, 7, 32), deep.pack([torch.randn(2, 4, 4, 4)], torch.ones(2), torch.randn(2, 3, 8))
+    for norm in (block.norm1, block.norm2):
+        modulated, gates = norm(x, sequence.temb, sequence.segments)
+        assert torch.equal(modulated, norm.norm(x)) and all((gate == 1).all() for gate in gates)
+    for last in ("attn1.to_out.0", "ff.net.2"):  # so that the sum over all blocks is as large as one alone
+        scales = [m.transformer_blocks[0].get_submodule(last).weight.std() for m in (shallow, deep)]
+        assert float(scales[0] / scales[1]) == pytest.approx(4, rel=0.1)
+
+
 def test_place_heads_start_by_attending_to_their_own_place_in_every_frame():
     first, other = _weights(_first_attention(heads=1))
     count = GRID[0] * GRID[1]

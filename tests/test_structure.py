@@ -44,8 +44,8 @@ BELOW = {
         *("sample", "config", "tasks", "prompts", "transforms", "request", "video"),
         *("model", "diffusion", "acceleration", "finishing", "encoding", "loading"),
     ),
-    "jobs": (),
-    "options": ("plugins", "sample", "tasks", "conditions", "video", "metadata", "jobs"),
+    "jobs": ("arguments",),
+    "options": ("arguments", "plugins", "sample", "tasks", "conditions", "video", "metadata", "jobs"),
     # weights of others, called as ours are
     "public": ("tasks", "transforms", "model", "acceleration", "finishing", "pipeline"),
     "experiments": ("names", "config", "data", "diffusion"),

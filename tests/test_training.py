@@ -91,7 +91,7 @@ def test_the_log_has_losses_by_task_and_time(run):
     log.Reload()
     names = set(log.Tags()["scalars"])
     assert {"loss", "gradient norm", "learning rate"} <= names
-    assert {"share of time waiting for data", "samples waiting for a batch", "bad records"} <= names
+    assert {"share of time waiting for data", "samples waiting for a batch", "bad records", "prompts cut off"} <= names
     assert {n.removeprefix("loss by task/") for n in names if n.startswith("loss by task/")} <= set(TASKS)
     assert any(n.startswith("loss by task/") for n in names)
     assert {n for n in names if n.startswith("loss by time/")} <= {f"loss by time/{b / 5:.1f}" for b in range(5)}
@@ -253,9 +253,13 @@ def test_batches_resume_after_any_batch(workers):
 def test_buckets_overfull_at_a_resume_are_emptied():
     """As they are with a smaller size of batches, or with other weights of the recipes."""
     config = DataConfig(DEBUG.data.sources, batch_size=16, seed=5)
-    *_, (_, state) = islice(BucketedBatches(config), 6)
-    *_, (batch, last) = islice(BucketedBatches(replace(config, batch_size=2), state=state), 300)
+    first = list(islice(BucketedBatches(config), 6))
+    later = list(islice(BucketedBatches(replace(config, batch_size=2), state=first[-1][1]), 300))
+    batch, last = later[-1]
     assert len(batch.numbers) == 2
+    seen = [number for batch, _ in first + later for number in batch.numbers]
+    waiting = [place["draw"] for place in last[0]["waiting"]]
+    assert sorted(seen + waiting) == list(range(last[0]["mixture"]["draw"]))  # none is lost, none comes twice
     assert len(last[0]["waiting"]) < 40  # about one for each kind of sample
 
 
@@ -304,7 +308,7 @@ def rejected(capfd, tmp_path):
         ("debug --data.text-dropout 2", "is a share in 0..1"),
         ("debug --time.std 0", "std > 0"),
         ("debug --precision fp8", "precision must be"),
-        ("debug --model huge", "neither a size (debug, tiny"),
+        ("debug --model huge", "neither a folder nor one of: unireal-tiny, debug, tiny"),
         ("debug --optimizer.max-grad-norm -1", "optimizer.max_grad_norm must be at least 0, got -1.0"),
         ("debug --optimizer.lr nan", "optimizer.lr must be at least 0, got nan"),
         ("debug --lora.rank 2 --lora.alpha nan", "alpha >= 0"),

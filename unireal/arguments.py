@@ -1,16 +1,34 @@
-"""What command lines share: errors in one line, counts and devices."""
+"""What command lines share: errors in one line, counts, names and devices."""
 
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import NoReturn
 
 
+def one_line(message: object, limit: int | None = None) -> str:
+    """A text or an error without line breaks; limit: characters at most."""
+    return " ".join(str(message).split())[:limit]
+
+
+def failed(message: object, status: int = 2, start: str = "error") -> int:
+    """Tells on stderr, in one line, why a command ends; returns the exit status."""
+    print(f"{start}: {one_line(message)}", file=sys.stderr)
+    return status
+
+
 class Parser(argparse.ArgumentParser):
-    """Tells a wrong argument in one line, with exit status 2."""
+    """Tells a wrong argument in one line, which begins with `start`, with exit status 2."""
+
+    start = "error"
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {' '.join(message.split())}; see {self.prog} --help\n")
+        self.exit(failed(message + self.hint(message), start=self.start))
+
+    def hint(self, message: str) -> str:
+        """What an error's line ends with."""
+        return f"; see {self.prog} --help"
 
 
 def at_least_one(text: str) -> int:
@@ -18,6 +36,11 @@ def at_least_one(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return int(text)
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Of an option: words separated by commas."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def usable_device(name: str) -> str:

@@ -14,7 +14,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unireal.arguments import usable_device
+from unireal.arguments import failed, one_line, usable_device
 from unireal.conditions import with_conditions
 from unireal.files import check_writable, numbered, replacing
 from unireal.jobs import run_jobs
@@ -28,6 +28,7 @@ from unireal.video.files import ENCODERS
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
+    from unireal.public import PublicModel
     from unireal.request import Request
 
 _log = logging.getLogger(__name__)
@@ -48,11 +49,9 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter complains when it ends
         return 141
     except (ValueError, OSError) as error:
-        print(f"infer.py: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return failed(error, start="infer.py")
     except KeyboardInterrupt:
-        print("infer.py: interrupted", file=sys.stderr)
-        return 130
+        return failed("interrupted", 130, "infer.py")
     return status
 
 
@@ -73,8 +72,7 @@ def _run_jobs(arguments: list[str], as_json: bool) -> int:
     status = 0
     for report in run_jobs(make_parser(), arguments, run, _written):
         if "error" in report:
-            print(f"infer.py: line {report['line']}: {report['error']}", file=sys.stderr)
-            status = 2
+            status = failed(f"line {report['line']}: {report['error']}", start="infer.py")
         if as_json:
             print(json.dumps(report), flush=True)
         elif "files" in report:
@@ -106,7 +104,6 @@ def run(options: argparse.Namespace) -> dict:
     source = open_source(options, spec, output)
     from unireal.acceleration import accelerations  # the slow imports come after the cheap checks
     from unireal.diffusion.guidance import Guidance
-    from unireal.public import public_model
     from unireal.request import Request
     from unireal.video.windows import first_window
 
@@ -120,7 +117,7 @@ def run(options: argparse.Namespace) -> dict:
     plugins, device = accelerations(options.accelerate), usable_device(options.device)
     spot_mask = _check_spot_mask(options, plugins, spec)
     _quiet()
-    public = public_model(options.model)
+    public = _public(options.model)
     if public is not None:
         scales = {name: getattr(options, name) for name in ("image_guidance", "negative_prompt")}
         public.check(options.task, request | scales, plugins)
@@ -169,20 +166,26 @@ def _recipe(options: argparse.Namespace, asked: Request) -> Recipe:
     return Recipe(asked, accelerate=tuple(options.accelerate), **{name: getattr(options, name) for name in names})
 
 
-@lru_cache(maxsize=1)  # the jobs of one call share it
+@lru_cache(maxsize=1)  # the jobs of one call share it, as they share the pipeline
+def _public(model: str) -> PublicModel | None:
+    from unireal.public import public_model
+
+    return public_model(model)
+
+
+@lru_cache(maxsize=1)
 def _load(model: str, lora: str | None, device: str, dtype: str) -> DiffusionPipeline:
     import torch
 
     from unireal.pipeline import UniRealPipeline
-    from unireal.public import public_model
 
-    loader = public_model(model) or UniRealPipeline
+    loader = _public(model) or UniRealPipeline
     try:
         pipeline = loader.from_pretrained(model, dtype=getattr(torch, dtype))
     except OSError as error:
         if Path(model).exists():
             raise
-        reason = " ".join(str(error).split()).split(". ")[0]
+        reason = one_line(error).split(". ")[0]
         raise ValueError(f"model {model!r} is not here, and the hub does not give it ({reason})") from error
     if lora is not None:
         pipeline.load_lora_weights(lora)

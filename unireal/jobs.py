@@ -21,6 +21,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from unireal.arguments import one_line
+
 _FOR_ALL = ("help", "jobs", "model", "lora", "device", "dtype", "json", "list_tasks", "metadata", "from_metadata")
 
 
@@ -69,7 +71,7 @@ def run_jobs(
         try:
             report = run(options)
         except (ValueError, OSError) as error:
-            yield {"line": number, "error": " ".join(str(error).split())}
+            yield {"line": number, "error": one_line(error)}
             continue
         with note.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"job": key, "files": report["files"]}) + "\n")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Self
@@ -13,7 +12,7 @@ from huggingface_hub import ModelCard, create_repo
 from huggingface_hub.errors import EntryNotFoundError
 
 from unireal.model.build import Components
-from unireal.model.folder import HUB_ID, SHIPPED, check_model_folder
+from unireal.model.folder import check_model_folder, find_model
 from unireal.model_card import model_card
 
 
@@ -43,22 +42,25 @@ class LoadablePipeline(DiffusionPipeline):
             raise ValueError("weights are read from safetensors alone; leave use_safetensors out")
         if not options.keys() & {"dtype", "torch_dtype"}:
             options["dtype"] = torch.float32  # whatever it was stored in; bfloat16 is a choice, not a surprise
-        path = SHIPPED.get(str(name), Path(name))
+        path = find_model(name, hub=True)
         if path.exists():
             check_model_folder(path)
-        elif str(name) in SHIPPED or not re.fullmatch(HUB_ID, str(name)):
-            raise ValueError(f"model {str(name)!r} is neither a folder, a hub id, nor one of: {', '.join(SHIPPED)}")
-        source = path if path.exists() else name
-        return super().from_pretrained(str(source), use_safetensors=True, **options)
+        return super().from_pretrained(path.as_posix(), use_safetensors=True, **options)
 
-    def save_pretrained(self, save_directory: str | Path, *arguments: Any, **options: Any) -> None:
-        """As in diffusers. Adapters are merged into the weights; unireal.model.lora.save_lora saves one alone."""
+    def save_pretrained(
+        self, save_directory: str | Path, safe_serialization: bool = True, *arguments: Any, **options: Any
+    ) -> None:
+        """As in diffusers. Adapters are merged into the weights; unireal.model.lora.save_lora saves one alone.
+
+        Raises ValueError if pickled weights are asked for, which could not be loaded.
+        """
         from unireal.model.lora import merged
 
+        _check_safe(safe_serialization)
         transformer = self.transformer
         try:
             self.transformer = merged(transformer)
-            super().save_pretrained(save_directory, *arguments, **options)
+            super().save_pretrained(save_directory, True, *arguments, **options)
         finally:
             self.transformer = transformer
 
@@ -69,12 +71,14 @@ class LoadablePipeline(DiffusionPipeline):
         private: bool | None = None,
         token: str | None = None,
         create_pr: bool = False,
+        safe_serialization: bool = True,
         variant: str | None = None,
     ) -> str:
         """Uploads the model, with a model card of its own unless the repository has one; returns the commit's address.
 
-        Arguments as in diffusers' push_to_hub; the weights are always safetensors.
+        Arguments as in diffusers' push_to_hub. Raises ValueError if pickled weights are asked for.
         """
+        _check_safe(safe_serialization)
         repo_id = create_repo(repo_id, private=private, token=token, exist_ok=True).repo_id
         try:
             card = ModelCard.load(repo_id, token=token)
@@ -82,7 +86,7 @@ class LoadablePipeline(DiffusionPipeline):
             defaults = {name: value for name, value in self.config.items() if name.startswith("default_")}
             card = model_card(self.as_components(), repo_id, self.config.native_size, **defaults)
         with TemporaryDirectory() as folder:
-            self.save_pretrained(folder, safe_serialization=True, variant=variant)
+            self.save_pretrained(folder, variant=variant)
             card.save(Path(folder) / "README.md")
             message = commit_message or f"Upload {type(self).__name__}"
             return self._upload_folder(folder, repo_id, token=token, commit_message=message, create_pr=create_pr)
@@ -96,3 +100,8 @@ class LoadablePipeline(DiffusionPipeline):
     def unload_lora_weights(self) -> None:
         """Takes all adapters off again; the weights are as they were."""
         self.transformer.unload_lora()
+
+
+def _check_safe(safe_serialization: bool) -> None:
+    if not safe_serialization:
+        raise ValueError("weights are written as safetensors alone; leave safe_serialization out")

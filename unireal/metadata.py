@@ -23,7 +23,7 @@ from PIL import Image, PngImagePlugin
 
 from unireal.data.png import decode_png, encode_png
 from unireal.files import replacing
-from unireal.model.folder import SHIPPED, fingerprint
+from unireal.model.folder import SHIPPED, fingerprint, model_path
 from unireal.video.files import ENCODERS, VideoFile
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class Recipe:
             **{"num_results": request.num_results, "num_frames": request.num_frames, "fps": self.fps},
             **{"seed": self.seed, "steps": self.steps, "guidance": self.guidance},
             **{"image_guidance": self.image_guidance, "negative_prompt": self.negative_prompt or None},
-            **{"accelerate": ",".join(self.accelerate) or None, "model": _model_name(self.model), "dtype": self.dtype},
+            **{"accelerate": ",".join(self.accelerate) or None, "model": model_name(self.model), "dtype": self.dtype},
         }
         return {name: str(value) for name, value in given.items() if value is not None}
 
@@ -132,7 +132,7 @@ def _texts(recipe: Recipe, numbers: Iterable[int], room: int) -> Iterator[dict[s
     record = {
         **{"version": version("unireal"), "task": recipe.request.task, "options": recipe.options()},
         "weights": weights_fingerprint(recipe.model),
-        "lora": None if recipe.lora is None else _model_name(recipe.lora),
+        "lora": None if recipe.lora is None else model_name(recipe.lora),
         "pictures": [{"option": option, "kind": kind} for option, kind, _ in pictures],
     }
     encoded = [_base64(picture) for _, _, picture in pictures]
@@ -172,11 +172,12 @@ def with_metadata(parser: argparse.ArgumentParser, arguments: list[str]) -> argp
 
 def weights_fingerprint(model: str) -> str | None:
     """Tells two trainings of a model apart; None for a model that is not in a folder."""
-    folder = SHIPPED.get(model, Path(model)) / "transformer"
+    folder = model_path(model) / "transformer"
     return fingerprint(folder, "*.safetensors") if folder.is_dir() else None
 
 
-def _model_name(model: str) -> str:
+def model_name(model: str) -> str:
+    """A folder goes by its name alone: where it lies is nobody's business."""
     return Path(model).resolve().name if model not in SHIPPED and Path(model).is_dir() else model
 
 

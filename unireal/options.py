@@ -7,8 +7,9 @@ import difflib
 import re
 from collections.abc import Iterable
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any
 
+from unireal.arguments import Parser, failed
 from unireal.conditions import add_condition_options
 from unireal.jobs import add_jobs_option
 from unireal.metadata import add_metadata_options
@@ -36,11 +37,10 @@ _ELSEWHERE = {
 }
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"infer.py: {' '.join(message.split())}{self._hint(message)}\n")
+class _Parser(Parser):
+    start = "infer.py"
 
-    def _hint(self, message: str) -> str:
+    def hint(self, message: str) -> str:
         unknown = re.match(r"unrecognized arguments: ([^\s=]+)", message)
         if unknown and (meant := _meant(unknown[1], self._option_string_actions)):
             return f"; did you mean {meant}?"
@@ -48,7 +48,7 @@ class _Parser(argparse.ArgumentParser):
             return "; TASK comes first, and what is not a task follows an option, such as --canvas PATH"
         if missing := re.match(r"argument ([^\s/:]+).*expected (one|at least one) argument", message):
             return f"; give it, as {missing[1]}=VALUE if it starts with a minus"
-        return "; see infer.py --help"
+        return super().hint(message)
 
 
 def _meant(option: str, known: Iterable[str]) -> str | None:
@@ -70,7 +70,7 @@ class _Help(argparse.Action):
             try:
                 _narrow(parser, get_task(namespace.task))
             except ValueError as error:
-                parser.exit(2, f"infer.py: {error}\n")
+                parser.exit(failed(error, start="infer.py"))
         parser.print_help()
         parser.exit()
 

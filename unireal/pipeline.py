@@ -26,7 +26,7 @@ from unireal.finishing import UniRealPipelineOutput, check_output_type, converte
 from unireal.loading import LoadablePipeline
 from unireal.model.transformer import UniRealTransformer
 from unireal.model.vae import VAE
-from unireal.request import Paste, Request
+from unireal.request import Paste, Request, prompts_of
 from unireal.sample import Sample
 from unireal.tasks import get_task
 from unireal.transforms import mask_image, to_image
@@ -133,7 +133,7 @@ class UniRealPipeline(LoadablePipeline):
             raise ValueError(f"callbacks are given {self._callback_tensor_inputs}, not {sorted(unknown)}; leave it out")
         scales = self.guidance(guidance_scale, image_guidance_scale, guidance_interval, negative_prompt)
         how = _How(num_inference_steps, scales, generator, callback_on_step_end, accelerations(accelerate), latents)
-        prompts = _prompts(prompt)
+        prompts = prompts_of(prompt)
         request = Request.load(canvas, asset, control, mask, expand=expand, size=size, task=task, context=context,
             num_results=num_results, num_frames=num_frames)  # fmt: skip
         requests = [replace(request, prompt=prompt) for prompt in prompts]
@@ -185,6 +185,7 @@ class UniRealPipeline(LoadablePipeline):
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         image_guidance_scale: float | None = None,
+        guidance_interval: tuple[float, float] = (0.0, 1.0),
         generator: torch.Generator | None = None,
         output_type: str = "pil",
         accelerate: str | Acceleration | Sequence[str | Acceleration] = (),
@@ -196,7 +197,7 @@ class UniRealPipeline(LoadablePipeline):
         Arguments as in the call. Raises ValueError for what does not fit the task when the first frame is asked for.
         """
         request = Request.load(task=task, prompt=prompt, **pictures)
-        scales = self.guidance(guidance_scale, image_guidance_scale, negative_prompt=negative_prompt)
+        scales = self.guidance(guidance_scale, image_guidance_scale, guidance_interval, negative_prompt)
         how = _How(num_inference_steps, scales, generator, None, accelerations(accelerate))
         self.interrupt = False
         return self._windows(request, video, output_type, how)
@@ -213,16 +214,29 @@ class UniRealPipeline(LoadablePipeline):
         self,
         samples: Sequence[Sample],
         num_inference_steps: int | None = None,
-        guidance: float | None = None,
-        image_guidance: float | None = None,
+        guidance_scale: float | None = None,
+        image_guidance_scale: float | None = None,
         seed: int = 0,
         accelerate: str | Acceleration | Sequence[str | Acceleration] = (),
     ) -> list[list[np.ndarray]]:
-        """Results of samples of one layout, uint8 (H, W, 3): for each sample as many as it has result frames."""
+        """Results of samples of one layout, uint8 (H, W, 3): for each sample as many as it has result frames.
+
+        Arguments as in the call; seed: of the first sample's noise, the others have those that follow.
+        """
         generators = [torch.Generator().manual_seed(seed + i) for i in range(len(samples))]
-        scales = self.guidance(guidance, image_guidance)
+        scales = self.guidance(guidance_scale, image_guidance_scale)
         self.interrupt = False
         return self._run(samples, _How(num_inference_steps, scales, generators, None, accelerations(accelerate)))
+
+    @property
+    def num_timesteps(self) -> int:
+        """Steps of the call that goes on, or of the last one."""
+        return self._num_timesteps
+
+    @property
+    def guidance_scale(self) -> float:
+        """The same of the text guidance."""
+        return self._guidance_scale
 
     def guidance(
         self, text: float | None = None, image: float | None = None, interval: tuple[float, float] = (0.0, 1.0),
@@ -244,6 +258,7 @@ class UniRealPipeline(LoadablePipeline):
         if not isinstance(num_steps, int | np.integer) or num_steps < 1:
             raise ValueError(f"the number of steps must be a whole number of at least 1, got {num_steps}")
         num_steps = int(num_steps)
+        self._num_timesteps, self._guidance_scale = num_steps, how.guidance.text  # for callbacks
         parts, device = self.as_components(), self._execution_device
         without_text = how.guidance.without_text(num_steps, bool(samples[0].inputs))
         tell_cut_prompts(parts, samples, without_text or "", how.told)
@@ -261,18 +276,8 @@ class UniRealPipeline(LoadablePipeline):
                 changed = (how.callback(self, step, t, {"latents": latents}) or {}).get("latents")
                 return None if changed is None else checked_latents(changed, shapes, device)
 
-            return denoise(
-                self.transformer,
-                self.scheduler,
-                noise,
-                given,
-                how.guidance,
-                num_steps,
-                after_step,
-                how.plugins,
-                codec,
-                interrupted=lambda: self.interrupt,
-            )
+            return denoise(self.transformer, self.scheduler, noise, given, how.guidance, num_steps, after_step,
+                how.plugins, codec, interrupted=lambda: self.interrupt)  # fmt: skip
 
     @torch.no_grad()
     def _decoded(self, samples: Sequence[Sample], latents: list[torch.Tensor], how: _How) -> list[list[np.ndarray]]:
@@ -292,9 +297,3 @@ class UniRealPipeline(LoadablePipeline):
         """After a call: where SpotEdit computed each first result, bool (H, W); None without SpotEdit."""
         spot, token = spot_edit(how.plugins), self.as_components().codec.multiple
         return None if spot is None else spot.regions(len(samples), samples[0].results[0].size, token)
-
-
-def _prompts(prompt: str | list[str] | tuple[str, ...] | None) -> list[str]:
-    if prompts := list(prompt) if isinstance(prompt, list | tuple) else [prompt or ""]:
-        return prompts
-    raise ValueError("the list of prompts is empty; give one at least, which may be an empty text")

@@ -9,7 +9,6 @@ They work at about one megapixel, whatever the canvas's size; results are brough
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ from PIL import Image
 from unireal.acceleration import Acceleration, accelerations
 from unireal.acceleration.spotedit import SpotEdit, spot_edit
 from unireal.finishing import FEATHER
-from unireal.model.folder import HUB_ID, SHIPPED
+from unireal.model.folder import find_model
 from unireal.pipeline import UniRealPipeline, UniRealPipelineOutput
 from unireal.tasks import TASKS, TaskSpec, get_task
 from unireal.transforms import mask_image, paste_back, resize, threshold
@@ -103,10 +102,8 @@ def public_model(name: str | Path) -> PublicModel | None:
 
     Raises ValueError for another pipeline of diffusers.
     """
-    if str(name) in SHIPPED or not (Path(name).exists() or re.fullmatch(HUB_ID, str(name))):
-        return None
     try:
-        kind = DiffusionPipeline.load_config(str(name)).get("_class_name", "")
+        kind = DiffusionPipeline.load_config(find_model(name, hub=True).as_posix()).get("_class_name", "")
     except (OSError, ValueError, AttributeError):  # UniRealPipeline.from_pretrained says what is wrong with it
         return None
     if kind not in PUBLIC_MODELS and kind != UniRealPipeline.__name__ and hasattr(diffusers, str(kind)):

@@ -197,6 +197,13 @@ class Request:
         return check_size(size or native_size)
 
 
+def prompts_of(prompt: str | list[str] | tuple[str, ...] | None) -> list[str]:
+    """The prompts of a batch; None is an empty one. Raises ValueError for an empty list."""
+    if prompts := list(prompt) if isinstance(prompt, list | tuple) else [prompt or ""]:
+        return prompts
+    raise ValueError("the list of prompts is empty; give one at least, which may be an empty text")
+
+
 def _as_list(value: Any) -> list[Any]:
     if value is None:
         return []

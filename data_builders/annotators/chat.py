@@ -13,6 +13,7 @@ from PIL import Image
 
 from data_builders.annotators.protocols import Refused
 from data_builders.annotators.weights import load_model, load_processor
+from data_builders.errors import one_line
 
 DEFAULT = "Qwen/Qwen2.5-VL-7B-Instruct"
 TEMPERATURE, TOP_P = 0.7, 0.9  # Ditto's, for captions and instructions
@@ -113,9 +114,9 @@ class EndpointChat:
         try:
             self.client.with_options(timeout=_PATIENCE, max_retries=0).models.list()
         except openai.APIConnectionError as error:
-            raise ValueError(f"nothing answers at {self.url} ({_line(error)}); start the server first") from error
+            raise ValueError(f"nothing answers at {self.url} ({one_line(error)}); start the server first") from error
         except openai.AuthenticationError as error:
-            raise ValueError(f"{self.url} does not accept the key ({_line(error)}); set OPENAI_API_KEY") from error
+            raise ValueError(f"{self.url} does not accept the key ({one_line(error)}); set OPENAI_API_KEY") from error
         except openai.OpenAIError:
             pass  # it is there; it need not tell its models
 
@@ -126,16 +127,16 @@ class EndpointChat:
             answer = self.client.chat.completions.create(**self._request(text, images, schema, seed))
         except (openai.APIConnectionError, openai.RateLimitError, openai.InternalServerError) as error:
             raise ConnectionError(
-                f"{self.url} did not answer after {self.retries} retries ({_line(error)}); start it, or run again"
+                f"{self.url} did not answer after {self.retries} retries ({one_line(error)}); start it, or run again"
             ) from error
         except openai.APIStatusError as error:
             raise ConnectionError(
-                f"{self.url} rejects the request ({_line(error)}); check the model's name, OPENAI_API_KEY, and whether "
-                "the server knows json_schema (endpoint-text: does without)"
+                f"{self.url} rejects the request ({one_line(error)}); check the model's name, OPENAI_API_KEY, and "
+                "whether the server knows json_schema (endpoint-text: does without)"
             ) from error
         except (openai.APIError, ValueError) as error:
             raise Refused(
-                f"{self.name} at {self.url} sent something that is no chat completion ({_line(error)})"
+                f"{self.name} at {self.url} sent something that is no chat completion ({one_line(error)})"
             ) from error
         return self._content(answer)
 
@@ -189,7 +190,3 @@ def _data_url(picture: Image.Image) -> str:
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=_JPEG_QUALITY)
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:160] or type(error).__name__

@@ -8,6 +8,7 @@ import numpy as np
 
 from data_builders.annotators.protocols import Frames, sequence
 from data_builders.annotators.weights import load_model, load_processor
+from data_builders.frames import grey
 
 DEFAULT_DEPTH = "depth-anything/Depth-Anything-V2-Large-hf"
 DEFAULT_POSE = "usyd-community/vitpose-base-simple"
@@ -68,8 +69,7 @@ class Canny:
     def edge(self, image: np.ndarray) -> np.ndarray:
         import cv2
 
-        lines = cv2.Canny(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), self.low, self.high)
-        return np.repeat(lines[..., None], 3, axis=2)
+        return grey(cv2.Canny(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), self.low, self.high))
 
 
 class VitPose:

@@ -17,6 +17,7 @@ import numpy as np
 
 from data_builders.annotators.protocols import Box, Frames, sequence
 from data_builders.annotators.weights import load_model, on_device
+from data_builders.errors import one_line
 
 if TYPE_CHECKING:
     import torch
@@ -135,8 +136,7 @@ def _predictor(model: Any) -> Any:
     try:
         predictor.load_state_dict(_weights(model.state_dict(), predictor.state_dict()))
     except (KeyError, RuntimeError) as error:
-        told = " ".join(str(error).split())[:160]
-        raise ValueError(f"the sam2 package makes another network of this configuration ({told})") from error
+        raise ValueError(f"the sam2 package makes another network of this configuration ({one_line(error)})") from error
     return predictor
 
 

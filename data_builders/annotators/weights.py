@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from data_builders.errors import one_line
+
 
 def load_model(kind: Any, source: str, device: str = "cpu", dtype: str = "auto") -> Any:
     """kind.from_pretrained(source), for inference.
@@ -18,7 +20,7 @@ def load_model(kind: Any, source: str, device: str = "cpu", dtype: str = "auto")
     # RuntimeError for weights of other shapes, SafetensorError for a file that is cut off
     except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
         raise ValueError(
-            f"cannot load {source!r} as {kind.__name__} ({_line(error)}); give a folder or a hub id with safetensors"
+            f"cannot load {source!r} as {kind.__name__} ({one_line(error)}); give a folder or a hub id with safetensors"
         ) from error
     if missing := sorted(report["missing_keys"]):
         raise ValueError(f"{source!r} lacks {len(missing)} weights of {type(model).__name__}, as {missing[0]}")
@@ -30,7 +32,7 @@ def on_device(model: Any, device: str) -> Any:
     try:
         return model.to(device)
     except (RuntimeError, AssertionError) as error:  # the second for a torch without CUDA
-        raise ValueError(f"cannot move {type(model).__name__} to {device!r} ({_line(error)})") from error
+        raise ValueError(f"cannot move {type(model).__name__} to {device!r} ({one_line(error)})") from error
 
 
 def load_processor(kind: Any, source: str) -> Any:
@@ -38,7 +40,7 @@ def load_processor(kind: Any, source: str) -> Any:
     try:
         return kind.from_pretrained(source)
     except (OSError, ValueError, TypeError) as error:
-        raise ValueError(f"cannot load the processor of {source!r} ({_line(error)})") from error
+        raise ValueError(f"cannot load the processor of {source!r} ({one_line(error)})") from error
 
 
 def model_type(source: str) -> str:
@@ -48,8 +50,4 @@ def model_type(source: str) -> str:
     try:
         return AutoConfig.from_pretrained(source).model_type
     except (OSError, ValueError) as error:
-        raise ValueError(f"cannot load {source!r} ({_line(error)}); give a folder or a hub id of a model") from error
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:160]
+        raise ValueError(f"cannot load {source!r} ({one_line(error)}); give a folder or a hub id of a model") from error

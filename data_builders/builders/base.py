@@ -46,12 +46,6 @@ class Footage:
         """Frames start <= t < stop."""
         return replace(self, images=self.images[start:stop], times=self.times[start:stop])
 
-    @property
-    def context(self) -> str:
-        """Of a stretch of video: static or dynamic is said where curation has measured it (UniReal, section 3.2)."""
-        scenario = {True: ", dynamic scenario", False: ", static scenario", None: ""}
-        return "realistic style" + scenario[self.clip.dynamic]
-
 
 @dataclass(frozen=True)
 class Options:

@@ -21,9 +21,9 @@ from data_builders.annotators.protocols import Annotators
 from data_builders.build import build
 from data_builders.builders import generators
 from data_builders.builders.base import VideoBuilder, settings
-from data_builders.builders.sources import CURATIONS, FOUND, clips_of, named_by
+from data_builders.builders.sources import CURATIONS, FOUND, Named, clips_of, named_by
 from data_builders.engine import Placing
-from data_builders.files import UNFINISHED, write_text
+from data_builders.files import UNFINISHED, is_empty, only_run, shards_folder, write_text
 from data_builders.shards import Failure, Job, Outcome, holds_records, plan
 from data_builders.workers import MARKS
 
@@ -36,7 +36,9 @@ def add_arguments(builder: VideoBuilder, parser: argparse.ArgumentParser) -> Non
     sources = parser.add_mutually_exclusive_group(required=True)
     sources.add_argument("--videos", metavar="PATH", type=Path, nargs="+", help="video files, or folders with some")
     sources.add_argument("--clips", metavar="PATH", type=Path, help="what python -m data_builders clips has made")
-    parser.add_argument("--output", metavar="DIR", type=Path, required=True, help="folder of the Parquet shards")
+    parser.add_argument(
+        "--output", metavar="DIR", type=shards_folder, required=True, help="folder of the Parquet shards"
+    )
     parser.add_argument("--seed", metavar="S", type=int, default=0, help="another seed, other records (default: 0)")
     parser.add_argument("--overwrite", action="store_true", help="replace the build in DIR")
     reading = parser.add_argument_group("clips of --videos")
@@ -113,12 +115,25 @@ def run(builder: VideoBuilder, options: argparse.Namespace) -> None:
         "annotators": specs,
         "clips_per_shard": options.clips_per_shard,
     }
-    claim_folder(options.output, json.loads(json.dumps(told)), options.overwrite)
+    with only_run(options.output):
+        claim_folder(options.output, json.loads(json.dumps(told)), options.overwrite)
+        _build(builder, own, options, named, placing, partial(_load, specs, devices, limits, options.output))
+
+
+def _build(
+    builder: VideoBuilder,
+    own: Any,
+    options: argparse.Namespace,
+    named: Named,
+    placing: Placing,
+    load: Callable[[list[str]], Annotators],
+) -> None:
+    """load: the annotators, given the paths of the clips' videos. Raises ValueError if nothing comes of it."""
     found = clips_of(named, options, placing)
     shards = plan(found.clips, options.clips_per_shard)
     check_shards(options.output, [shard.name for shard in shards])
-    load = partial(_load, specs, devices, sorted({clip.path for clip in found.clips}), limits, options.output)
-    job = Job(builder, own, options.output, load, options.seed, options.fps, options.frames)
+    videos = sorted({clip.path for clip in found.clips})
+    job = Job(builder, own, options.output, partial(load, videos), options.seed, options.fps, options.frames)
     outcome = build(job, shards, placing)
     for gate in options.output.glob(GATES):
         gate.unlink()
@@ -153,13 +168,11 @@ def summary(folder: Path, outcome: Outcome, failures: list[Failure], curated: bo
 
 
 def claim_folder(folder: Path, told: dict[str, Any], overwrite: bool) -> None:
-    """Makes the folder one of a build with these settings.
+    """Makes the folder, which is there, one of a build with these settings.
 
     A build that has come to nothing yet may have other settings; what was found in the videos stays.
     Raises ValueError if it holds something else, or a build with other settings, unless that is to be replaced.
     """
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"--output {str(folder)!r} is a file; give a folder")
     path = folder / "build.json"
     if overwrite:
         _remove(folder, *_OURS)
@@ -176,11 +189,10 @@ def claim_folder(folder: Path, told: dict[str, Any], overwrite: bool) -> None:
             _remove(folder, "*.parquet")
         if "curation" in other:
             _remove(folder, *FOUND)
-    elif folder.is_dir() and any(folder.iterdir()):
+    elif not is_empty(folder):
         raise ValueError(
             f"--output {str(folder)!r} is not empty and holds no build; give another folder, or --overwrite"
         )
-    folder.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(told, indent=1) + "\n")
 
 
@@ -203,7 +215,7 @@ def check_shards(folder: Path, names: list[str]) -> None:
 
 
 def _load(
-    specs: dict[str, str], devices: Devices, videos: list[str], limits: dict[str, int], folder: Path
+    specs: dict[str, str], devices: Devices, limits: dict[str, int], folder: Path, videos: list[str]
 ) -> Annotators:
     made_by = {part: spec for part, spec in specs.items() if part in generators.GENERATORS}
     annotators = load_annotators({part: spec for part, spec in specs.items() if part in PARTS}, devices, videos)

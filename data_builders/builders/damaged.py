@@ -21,7 +21,7 @@ from data_builders.builders.base import (
     sentence,
     singles,
 )
-from data_builders.frames import canvas, erase, mask_frame, result
+from data_builders.frames import canvas, erase, grey, mask_frame, result
 from unireal.sample import Role, Sample
 
 
@@ -76,7 +76,7 @@ def restore(view: Footage, annotators: Annotators, options: RestoreOptions) -> I
     """A grey picture -> its colours; a blurred picture -> sharp."""
     image, caption = view.first, describe(annotators, view.images)
     if image.max(axis=2).astype(float).mean() - image.min(axis=2).mean() > options.colorless:
-        yield _restored("Colorize IMG1", grey(image), image, caption, {"damage": "grey"})
+        yield _restored("Colorize IMG1", colourless(image), image, caption, {"damage": "grey"})
     sigma = float(view.rng.uniform(1.0, 3.0)) * min(image.shape[:2]) / 256
     blurred = blur(image, sigma)
     if (blurred == image).all():
@@ -89,11 +89,11 @@ def _restored(order: str, shown: np.ndarray, image: np.ndarray, caption: str, fa
     return make_sample("restore", words, (canvas(shown),), result(image), source=facts | {"caption": caption})
 
 
-def grey(image: np.ndarray) -> np.ndarray:
+def colourless(image: np.ndarray) -> np.ndarray:
     """uint8 (H, W, 3) without colour."""
     import cv2
 
-    return np.repeat(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
+    return grey(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))
 
 
 def blur(image: np.ndarray, sigma: float) -> np.ndarray:

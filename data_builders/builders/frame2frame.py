@@ -14,6 +14,7 @@ import numpy as np
 
 from data_builders.annotators.protocols import Annotators, Refused
 from data_builders.builders.base import Footage, Options, VideoBuilder, describe, make_sample, pairs, sentence
+from data_builders.contexts import of_pair
 from data_builders.frames import canvas, result
 from unireal.sample import Sample
 
@@ -48,7 +49,7 @@ def make(view: Footage, annotators: Annotators, options: Frame2FrameOptions) -> 
 def _pair(view: Footage, before: np.ndarray, after: np.ndarray, instruction: str, facts: dict) -> Sample:
     facts = {"times": [view.times[0], view.times[-1]]} | facts
     words, inputs = sentence(instruction), (canvas(before),)
-    return make_sample("edit", words, inputs, result(after), context=view.context, source=facts)
+    return make_sample("edit", words, inputs, result(after), context=of_pair(before, after), source=facts)
 
 
 FRAME2FRAME = VideoBuilder(
@@ -59,4 +60,5 @@ FRAME2FRAME = VideoBuilder(
     needs=("captioner",),
     uses=("instructor",),
     options=Frame2FrameOptions,
+    version=2,  # 1 said of every pair what curation had measured of its clip
 )

@@ -21,6 +21,7 @@ from data_builders.annotators.choose import Part
 from data_builders.annotators.placing import Devices
 from data_builders.annotators.protocols import Annotators
 from data_builders.annotators.weights import on_device
+from data_builders.errors import one_line
 from data_builders.frames import grey
 
 
@@ -232,8 +233,7 @@ def _load(kind: Any, source: str, device: str, **parts: Any) -> Any:
 
 
 def _not_loaded(source: str, error: Exception) -> ValueError:
-    reason = " ".join(str(error).split())[:160]
-    return ValueError(f"cannot load {source!r} ({reason}); give a folder or hub id of diffusers")
+    return ValueError(f"cannot load {source!r} ({one_line(error)}); give a folder or hub id of diffusers")
 
 
 def _dtype(device: str) -> Any:

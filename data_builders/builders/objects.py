@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image
 
+from data_builders.annotators.boxes import bounding_box
 from data_builders.annotators.protocols import Annotators, Detection, Refused
-from data_builders.builders.base import Footage, Options
+from data_builders.builders.base import Footage, Options, describe
 
 BLANK = 226  # grey level around an object that is cut out, as in the procedural world
 _FILLS = 0.8  # share of the asset's sides that the object fills
@@ -34,7 +35,7 @@ class ObjectOptions(Options):
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundObject:
     """An object with its words, "the red car", the grounder's score in 0..1 and masks bool (T, H, W)."""
 
     phrase: str
@@ -42,13 +43,13 @@ class Found:
     masks: np.ndarray
 
 
-def find_objects(view: Footage, annotators: Annotators, options: ObjectOptions) -> tuple[str, list[Found]]:
+def find_objects(view: Footage, annotators: Annotators, options: ObjectOptions) -> tuple[str, list[FoundObject]]:
     """The view's caption, and objects of its first frame that are well visible in its first and last frames.
 
     A phrase that fits several things is left out: nobody could tell which is meant. Raises Refused if none is left.
     """
     assert annotators.captioner and annotators.grounder and annotators.segmenter  # the builder requires them
-    caption = annotators.captioner.caption(view.images).strip().rstrip(".")
+    caption = describe(annotators, view.images)
     unique: dict[str, Detection] = {}
     for phrase in annotators.captioner.objects(view.images, caption):
         found = annotators.grounder.ground(view.first, phrase)
@@ -61,7 +62,7 @@ def find_objects(view: Footage, annotators: Annotators, options: ObjectOptions) 
         masks = annotators.segmenter.segment(view.first, boxes)[:, None]
     else:
         masks = annotators.segmenter.track(view.images, boxes)
-    every = (Found(p, d.score, m) for (p, d), m in zip(unique.items(), masks, strict=True))
+    every = (FoundObject(p, d.score, m) for (p, d), m in zip(unique.items(), masks, strict=True))
     kept = list(_distinct(f for f in every if _visible(f.masks, options)))
     if not kept:
         raise Refused("no object is well visible in the first and the last frame")
@@ -73,8 +74,8 @@ def _visible(masks: np.ndarray, options: ObjectOptions) -> bool:
     return all(options.min_share <= mask.mean() <= options.max_share and mask.any() for mask in (masks[0], masks[-1]))
 
 
-def _distinct(objects: Iterator[Found]) -> Iterator[Found]:
-    kept: list[Found] = []
+def _distinct(objects: Iterator[FoundObject]) -> Iterator[FoundObject]:
+    kept: list[FoundObject] = []
     for found in objects:
         if all(_overlap(found.masks[0], other.masks[0]) < _SAME for other in kept):
             kept.append(found)
@@ -92,7 +93,7 @@ def definite(phrase: str) -> str:
 
 def cut_out(image: np.ndarray, mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """What mask bool (H, W) shows of the image, centred and scaled to fit on blank ground: uint8 (*size, 3)."""
-    top, bottom, left, right = bounds(mask)
+    left, top, right, bottom = map(int, bounding_box(mask))
     alone = np.where(mask[..., None], image, np.uint8(BLANK))[top:bottom, left:right]
     scale = _FILLS * min(size[0] / alone.shape[0], size[1] / alone.shape[1])
     height, width = (max(1, round(scale * side)) for side in alone.shape[:2])
@@ -112,7 +113,7 @@ def hole_for(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     margin = max(1, round(0.02 * min(mask.shape)))
     if rng.random() < 0.5:
         return grow(mask, margin)
-    top, bottom, left, right = bounds(mask)
+    left, top, right, bottom = map(int, bounding_box(mask))
     hole = np.zeros_like(mask)
     hole[max(0, top - margin) : bottom + margin, max(0, left - margin) : right + margin] = True
     return hole
@@ -124,9 +125,3 @@ def grow(mask: np.ndarray, pixels: int) -> np.ndarray:
 
     kernel = np.ones((2 * pixels + 1, 2 * pixels + 1), np.uint8)
     return cv2.dilate(mask.astype(np.uint8), kernel).astype(bool)
-
-
-def bounds(mask: np.ndarray) -> tuple[int, int, int, int]:
-    """(top, bottom, left, right) of bool (H, W) that is True somewhere, bottom and right exclusive."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    return int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1

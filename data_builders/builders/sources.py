@@ -37,7 +37,7 @@ CURATIONS: dict[str, CurationConfig | None] = {
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundClips:
     """clips: in the order of their videos; failures: videos that give none, or not all; report: what curation says of
     everything, told: the same in words, for people."""
 
@@ -66,15 +66,15 @@ def named_by(options: argparse.Namespace) -> Named:
     return Named([], videos, ignored)
 
 
-def clips_of(named: Named, options: argparse.Namespace, placing: Placing) -> Found:
+def clips_of(named: Named, options: argparse.Namespace, placing: Placing) -> FoundClips:
     """The clips of what is named; those of videos are kept in the output, and count until one of the files changes."""
     if options.clips is not None:
-        return _once(Found(named.clips, []))
+        return _once(FoundClips(named.clips, []))
     videos, ignored = named.videos, named.ignored
     stored, key = options.output / STORED, [facts(path) for path in videos]
     if (told := read_stored(stored)) and told["videos"] == key:
         failures = [Failure(**failure) for failure in told["failures"]]
-        return Found([Clip.from_dict(clip) for clip in told["clips"]], failures, told["told"], told["report"])
+        return FoundClips([Clip.from_dict(clip) for clip in told["clips"]], failures, told["told"], told["report"])
     config = CURATIONS[options.curation]
     if config is not None:
         found = curated(options.videos, config, options.output, placing)
@@ -103,7 +103,7 @@ def _present(clips: list[Clip], named: Path) -> list[Clip]:
     return clips
 
 
-def _once(found: Found) -> Found:
+def _once(found: FoundClips) -> FoundClips:
     """Copies of a file have the same clips, and would make the same records; those of the first are kept."""
     first: dict[str, Clip] = {}
     for clip in found.clips:
@@ -113,12 +113,12 @@ def _once(found: Found) -> Found:
     return replace(found, clips=list(first.values()), failures=found.failures + failures)
 
 
-def whole_clips(videos: Sequence[Path], map_videos: MapVideos = map) -> Found:
+def whole_clips(videos: Sequence[Path], map_videos: MapVideos = map) -> FoundClips:
     """Every video as one clip with its own size and rate, as far as it can be read. map_videos: as of curate."""
     examined = list(map_videos(_whole, videos))
     clips = [candidate.clip for one in examined for candidate in one.candidates]
     failures = [Failure(one.report.path, "", one.report.error) for one in examined if one.report.error]
-    return Found(clips, failures)
+    return FoundClips(clips, failures)
 
 
 def _whole(path: Path) -> Examined:
@@ -136,10 +136,10 @@ def _whole(path: Path) -> Examined:
         return Examined(replace(report, error=str(error)))
 
 
-def curated(paths: Sequence[Path], config: CurationConfig, folder: Path, placing: Placing) -> Found:
+def curated(paths: Sequence[Path], config: CurationConfig, folder: Path, placing: Placing) -> FoundClips:
     """What data_builders.clips makes of the videos, which workers examine; the folder holds what they found so far."""
     examine_them = partial(examine_all, folder=folder, placing=placing, settings=config.to_dict())
     clips, report = curate(paths, config, map_videos=examine_them)
     reasons = ((video.path, video.reason or video.error) for video in report.videos)
     failures = [Failure(path, "", reason) for path, reason in reasons if reason]
-    return Found(clips, failures, report.describe(), report.to_dict())
+    return FoundClips(clips, failures, report.describe(), report.to_dict())

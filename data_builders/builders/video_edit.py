@@ -16,8 +16,10 @@ import numpy as np
 from data_builders.annotators.protocols import CRITERIA, Refused
 from data_builders.builders.base import Footage, Options, VideoBuilder, make_sample, sentence
 from data_builders.builders.generators import Studio
+from data_builders.contexts import synthetic
 from data_builders.frames import asset, canvas, result
 from unireal.sample import Sample
+from unireal.tasks import TASKS
 
 
 @dataclass(frozen=True)
@@ -75,12 +77,19 @@ def make(view: Footage, studio: Studio, options: VideoEditOptions) -> Iterator[S
         original = original[: len(edited)]
     back = studio.instructor.instruct(edited[0], original[0], caption).instruction
     facts = {"caption": caption, "scope": told.scope, "scores": scores, "seed": seed}
-    yield from _windows(view, told.video_instruction, original, edited, options.window, facts)
-    yield from _windows(view, back, edited, original, options.window, facts | {"reversed": True})
+    there, real = synthetic("video_edit"), TASKS["video_edit"].context
+    yield from _windows(view, told.video_instruction, there, original, edited, options.window, facts)
+    yield from _windows(view, back, real, edited, original, options.window, facts | {"reversed": True})
 
 
 def _windows(
-    view: Footage, instruction: str, before: list[np.ndarray], after: list[np.ndarray], window: int, facts: dict
+    view: Footage,
+    instruction: str,
+    context: str,
+    before: list[np.ndarray],
+    after: list[np.ndarray],
+    window: int,
+    facts: dict,
 ) -> Iterator[Sample]:
     """One sample for each full window; the rest at the end is left out."""
     for start in range(0, len(after) - window + 1, window):
@@ -88,7 +97,7 @@ def _windows(
         inputs = (*map(canvas, before[span]), asset(after[start]))
         source = facts | {"times": [round(t, 6) for t in view.times[span]]}
         results = map(result, after[span])
-        yield make_sample("video_edit", sentence(instruction), inputs, *results, source=source)
+        yield make_sample("video_edit", sentence(instruction), inputs, *results, context=context, source=source)
 
 
 VIDEO_EDIT = VideoBuilder(
@@ -101,5 +110,7 @@ VIDEO_EDIT = VideoBuilder(
     options=VideoEditOptions,
     fps=None,
     frames=101,
-    version=3,  # 1 had depth on a scale of its own for each frame, 2 key frames made as squares or without guidance
+    # 1 had depth on a scale of its own for each frame, 2 key frames made as squares or without guidance, 3 no result
+    # that was called synthetic
+    version=4,
 )

@@ -12,7 +12,7 @@ from typing import Any
 
 from data_builders.clips.clip import Clip, find_videos
 from data_builders.clips.config import CurationConfig
-from data_builders.files import write_text
+from data_builders.files import only_run, write_text
 
 CLIPS, REPORT = "clips.jsonl", "report.json"
 
@@ -43,19 +43,17 @@ def run(options: argparse.Namespace) -> None:
     placing = Placing(options.workers)
     config = CurationConfig(**{option.name: getattr(options, option.name) for option in fields(CurationConfig)})
     folder: Path = options.output
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"--output {str(folder)!r} is a file; give a folder")
-    taken = [name for name in (CLIPS, REPORT) if (folder / name).exists()]
-    if taken and not options.overwrite:
-        raise ValueError(f"{str(folder)!r} holds {' and '.join(taken)}; give another folder, or --overwrite")
     if not find_videos(options.videos):
         raise ValueError(f"no videos in {', '.join(options.videos)}; give files, or folders that hold some")
-    folder.mkdir(parents=True, exist_ok=True)  # it is told now if that cannot be, and not after hours
-    examine_them = partial(examine_all, folder=folder, placing=placing, settings=config.to_dict())
-    clips, report = curate(options.videos, config, map_videos=examine_them)
-    write_text(folder / CLIPS, "".join(json.dumps(clip.to_dict()) + "\n" for clip in clips))
-    write_text(folder / REPORT, json.dumps(report.to_dict(), indent=1) + "\n")
-    forget_examined(folder)
+    with only_run(folder):  # if there cannot be such a folder, it is told now and not after hours
+        taken = [name for name in (CLIPS, REPORT) if (folder / name).exists()]
+        if taken and not options.overwrite:
+            raise ValueError(f"{str(folder)!r} holds {' and '.join(taken)}; give another folder, or --overwrite")
+        examine_them = partial(examine_all, folder=folder, placing=placing, settings=config.to_dict())
+        clips, report = curate(options.videos, config, map_videos=examine_them)
+        write_text(folder / CLIPS, "".join(json.dumps(clip.to_dict()) + "\n" for clip in clips))
+        write_text(folder / REPORT, json.dumps(report.to_dict(), indent=1) + "\n")
+        forget_examined(folder)
     print(f"{folder / CLIPS}: {len(clips)} clips\n{report.describe()}")
     if all(video.video is None for video in report.videos):
         first = report.videos[0]

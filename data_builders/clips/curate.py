@@ -15,7 +15,7 @@ from data_builders.clips.config import CurationConfig
 from data_builders.clips.decode import BadVideo
 from data_builders.clips.duplicates import find_duplicates
 from data_builders.clips.features import ImageEncoder, colour_gradients
-from data_builders.clips.measure import Footage, Measure, Shot, measure
+from data_builders.clips.measure import Measure, Overview, Shot, measure
 from data_builders.clips.motion import CoTracker, Tracker, grid_points, mean_squared_difference, motion_of_tracks
 from data_builders.clips.report import (
     BLACK,
@@ -68,9 +68,9 @@ class Curator:
         """A video that cannot be read, or is damaged in parts, is told in the report."""
         examined = Examined(VideoReport(str(path)))
         try:
-            footage = measure(path, self._new_detector, self.config.measures_per_second)
-            examined.report.start(video_id(path), footage)
-            for clip, measures in self._stretches(examined.report, footage):
+            overview = measure(path, self._new_detector, self.config.measures_per_second)
+            examined.report.start(video_id(path), overview)
+            for clip, measures in self._stretches(examined.report, overview):
                 self._judge(clip, measures, examined)
         except BadVideo as error:
             examined.report.error = str(error)
@@ -92,10 +92,10 @@ class Curator:
             return CoTracker.from_safetensors(self.config.tracker, self.config.device)
         return self._tracker
 
-    def _stretches(self, report: VideoReport, footage: Footage) -> Iterator[tuple[Clip, list[Measure]]]:
+    def _stretches(self, report: VideoReport, overview: Overview) -> Iterator[tuple[Clip, list[Measure]]]:
         """Pieces of shots with their measures, as long as clips are; what is not fit to be one is dropped."""
         config = self.config
-        for shot in footage.shots:
+        for shot in overview.shots:
             if self._letterboxed(shot):
                 report.drop(LETTERBOXED, shot.end - shot.start)
                 continue
@@ -106,7 +106,7 @@ class Curator:
                 reason = SHORT
                 while (frames := int((end - start) * config.fps + _SLACK)) >= config.min_frames:
                     until = start + min(frames, config.num_frames) / config.fps
-                    size = config.size or footage.size
+                    size = config.size or overview.size
                     clip = Clip(report.path, report.video or "", start, until, config.fps, size)
                     before = [m for m in measures if m.time < until]
                     # A clip shorter than their spacing has those nearest to it; the first lies behind the cut.

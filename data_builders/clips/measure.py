@@ -59,7 +59,7 @@ class Shot:
 
 
 @dataclass
-class Footage:
+class Overview:
     """What one pass found. size: (height, width), upright; fps: mean rate.
 
     duration: seconds up to the end of what was read; damaged: how many of them could not be decoded; stopped: why
@@ -74,7 +74,7 @@ class Footage:
     shots: list[Shot] = field(default_factory=list)
 
 
-def measure(path: str | Path, new_detector: Callable[[float], ShotDetector], rate: float) -> Footage:
+def measure(path: str | Path, new_detector: Callable[[float], ShotDetector], rate: float) -> Overview:
     """Decodes the whole video once. new_detector: is given the frames a second; rate: measures a second.
 
     Raises BadVideo if not even one frame can be decoded.
@@ -102,7 +102,7 @@ def measure(path: str | Path, new_detector: Callable[[float], ShotDetector], rat
     duration = max(last + 1 / fps, shots[-1].end) - first
     if stopped is None and promised - duration > max(_MISSING_SECONDS, _MISSING_SHARE * promised):
         stopped = f"ends after {duration:.2f} s, though its header says {promised:.2f} s"
-    return Footage(size, fps, duration, max(0.0, duration - sum(s.end - s.start for s in shots)), stopped, shots)
+    return Overview(size, fps, duration, max(0.0, duration - sum(s.end - s.start for s in shots)), stopped, shots)
 
 
 class _Stretch:

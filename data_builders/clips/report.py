@@ -11,7 +11,7 @@ from typing import Any
 
 from data_builders.clips.config import CurationConfig
 from data_builders.clips.decode import EARLY
-from data_builders.clips.measure import Footage
+from data_builders.clips.measure import Overview
 
 # Reasons for which parts of a video are dropped.
 DAMAGED = "damaged"
@@ -46,11 +46,11 @@ class VideoReport:
     duplicates: list[tuple[str, str]] = field(default_factory=list)
     error: str | None = None
 
-    def start(self, video: str, footage: Footage) -> None:
-        self.video, self.size, self.fps, self.error = video, footage.size, footage.fps, footage.stopped
-        self.seconds, self.shots = footage.duration, len(footage.shots)
-        if footage.damaged > EARLY:
-            self.drop(DAMAGED, footage.damaged)
+    def start(self, video: str, overview: Overview) -> None:
+        self.video, self.size, self.fps, self.error = video, overview.size, overview.fps, overview.stopped
+        self.seconds, self.shots = overview.duration, len(overview.shots)
+        if overview.damaged > EARLY:
+            self.drop(DAMAGED, overview.damaged)
 
     def keep(self, seconds: float) -> None:
         self.kept += 1

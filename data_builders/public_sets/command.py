@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import chain, islice
 from pathlib import Path
 
-from data_builders.files import write_text
+from data_builders.files import claimed, shards_folder, write_text
 from data_builders.names import look_up
 from data_builders.public_sets.items import Reader
 from data_builders.public_sets.registry import READERS
@@ -23,16 +23,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     formats = ", ".join(READERS)
     parser.add_argument("--format", metavar="NAME", required=True, help=f"which set: {formats}")
     parser.add_argument("--source", metavar="DIR", type=Path, required=True, help="folder of the set as downloaded")
-    parser.add_argument("--output", metavar="DIR", type=Path, required=True, help="folder of the Parquet shards")
+    parser.add_argument(
+        "--output", metavar="DIR", type=shards_folder, required=True, help="folder of the Parquet shards"
+    )
     parser.add_argument("--limit", metavar="N", type=int, help="at most N records")
     parser.add_argument("--strict", action="store_true", help="stop at the first bad item instead of leaving it out")
     parser.add_argument("--overwrite", action="store_true", help="replace the data in the output folder")
 
 
-def run(options: argparse.Namespace, prepare_output: Callable[..., None]) -> None:
+def run(options: argparse.Namespace) -> None:
     """Writes the records, and failures.jsonl, which says what was left out and why.
 
-    prepare_output: data_builders.__main__.prepare_output.
     Raises ValueError for an unknown format, a source that is not of it, and if no record comes of it.
     """
     from tqdm import tqdm
@@ -48,7 +49,6 @@ def run(options: argparse.Namespace, prepare_output: Callable[..., None]) -> Non
     if first is None:
         reason = f"; the first of {len(bad)} bad items: {': '.join(bad[0])}" if bad else ""
         raise ValueError(f"{str(options.source)!r} gives no record in the format {reader.name}{reason}")
-    prepare_output(options.output, options.overwrite, "part-*.parquet", FAILURES)
     written = 0
 
     def counted() -> Iterator[Sample]:
@@ -57,9 +57,10 @@ def run(options: argparse.Namespace, prepare_output: Callable[..., None]) -> Non
             yield sample
             written += 1
 
-    shards = write_shards(counted(), options.output)
-    lines = (json.dumps({"item": item, "reason": reason}) + "\n" for item, reason in bad)
-    write_text(options.output / FAILURES, "".join(lines))
+    with claimed(options.output, options.overwrite, "part-*.parquet", FAILURES):
+        shards = write_shards(counted(), options.output)
+        lines = (json.dumps({"item": item, "reason": reason}) + "\n" for item, reason in bad)
+        write_text(options.output / FAILURES, "".join(lines))
     print(f"{options.output}: {written} records of {reader.name} in {len(shards)} shards, {len(bad)} items left out")
     for item, reason in bad[:_LISTED]:
         print(f"  failed  {item}: {reason}")

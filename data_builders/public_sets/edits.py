@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from data_builders.contexts import synthetic
 from data_builders.frames import canvas, result
 from data_builders.public_sets.items import (
     Item,
@@ -21,9 +22,10 @@ from data_builders.public_sets.items import (
     text,
 )
 from unireal.sample import Sample
+from unireal.tasks import TASKS
 
-# UniReal tags the sets whose pictures are generated as synthetic, the others as realistic (section 3.2).
-SYNTHETIC, REALISTIC = "synthetic style, static scenario", "realistic style, static scenario"
+# MagicBrush's results are photographs but for a region, and count as such.
+SYNTHETIC, REALISTIC = synthetic("edit"), TASKS["edit"].context
 
 
 def _edit(

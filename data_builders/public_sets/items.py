@@ -18,9 +18,11 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
+from data_builders.errors import one_line
 from unireal.data.records import check_sample
 from unireal.sample import Sample
 
+_VERSION = 2  # 1 counted the outlines of polygons as objects, and called all results of Ditto-1M synthetic
 _BATCH_ROWS = 16  # of Parquet that are in memory at a time, with their pictures
 _WHITE, _OPAQUE = 250, 128
 # Of files and folders, as the hub names them: data/dev-00000-of-00004.parquet, default/test/0000.parquet
@@ -71,7 +73,7 @@ class Reader:
 
     def _finished(self, sample: Sample, where: str) -> Sample:
         check_sample(sample)
-        sample.source.update({"builder": "import", "version": 1, "set": self.name, "item": where})
+        sample.source.update({"builder": "import", "version": _VERSION, "set": self.name, "item": where})
         return sample
 
 
@@ -193,7 +195,7 @@ def parquet_items(
                         row += 1
         except (pa.ArrowException, OSError) as error:
             fitting += 1
-            yield Item(where, _failing(f"cannot be read as Parquet ({' '.join(str(error).split())[:160]})"))
+            yield Item(where, _failing(f"cannot be read as Parquet ({one_line(error)})"))
     if not fitting:
         found = f"{len(paths)} .parquet files without these" if paths else "no .parquet files"
         raise ValueError(f"{str(folder)!r} holds {found}; wanted are columns {', '.join(columns)}")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from data_builders.clips.clip import read_frames
+from data_builders.contexts import synthetic
 from data_builders.frames import asset, canvas, result
 from data_builders.public_sets.items import Item, bad_item, inside, json_file, load_picture, text
 from unireal.sample import Sample
@@ -18,7 +19,7 @@ from unireal.tasks import TASKS
 
 _PLACE = re.compile(r"(?:<img>)?<\|image_(\d+)\|>(?:</img>)?")  # how OmniGen's texts name their pictures
 DITTO_FPS, DITTO_FRAMES = 8.0, 7  # with the edited frame, as many inputs as index tables hold
-_SYNTHETIC_VIDEO = "synthetic style, dynamic scenario"
+_REVERSED = "sim2real"  # the file of Ditto-1M whose results are the real videos
 
 
 def x2i2(folder: Path) -> Iterator[Item]:
@@ -79,7 +80,8 @@ def ditto(folder: Path) -> Iterator[Item]:
 
     Paths count from videos/, where source/, local/, global_style1/, ... of the unpacked archives lie, or from the
     folder itself. Of each pair of videos the first second becomes a sample of video_edit, 7 frames at 8 per second,
-    with the first edited frame as scaffold; sim2real.json holds the reversed pairs in the same form.
+    with the first edited frame as scaffold; sim2real.json holds the reversed pairs in the same form, whose results are
+    real.
     """
     paths = sorted((folder / "training_metadata").glob("*.json"))
     if not paths:
@@ -94,11 +96,12 @@ def ditto(folder: Path) -> Iterator[Item]:
         if not isinstance(rows, list):
             yield bad_item(where, f"a list of objects is expected, got {type(rows).__name__}")
             continue
+        context = TASKS["video_edit"].context if path.stem == _REVERSED else synthetic("video_edit")
         for number, row in enumerate(rows):
-            yield Item(f"{where}:{number}", partial(_ditto_row, folder, row))
+            yield Item(f"{where}:{number}", partial(_ditto_row, folder, context, row))
 
 
-def _ditto_row(folder: Path, row: Any) -> Sequence[Sample]:
+def _ditto_row(folder: Path, context: str, row: Any) -> Sequence[Sample]:
     if not isinstance(row, dict):
         raise ValueError(f"an entry is an object, got {row!r}")
     roots = (folder / "videos", folder)
@@ -107,7 +110,7 @@ def _ditto_row(folder: Path, row: Any) -> Sequence[Sample]:
     inputs = (*map(canvas, before), asset(after[0]))
     facts = {"video": row["source_path"], "edited": row["edited_path"]}
     results = tuple(map(result, after))
-    return [Sample("video_edit", text(row, "instruction"), _SYNTHETIC_VIDEO, inputs, results, source=facts)]
+    return [Sample("video_edit", text(row, "instruction"), context, inputs, results, source=facts)]
 
 
 def _first_frames(path: Path) -> list[Any]:

@@ -208,11 +208,6 @@ class Oracle:
         return pose_map(moment.scene, self.drawn(moment))
 
 
-def oracle_annotators(*videos: WorldVideo) -> Annotators:
-    """All annotators, true for the frames of these videos."""
-    return annotators_of(Oracle(videos))
-
-
 def annotators_of(oracle: Oracle) -> Annotators:
     """One oracle in all parts."""
     return Annotators(*[oracle] * 8)

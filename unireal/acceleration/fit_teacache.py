@@ -30,7 +30,7 @@ from unireal.acceleration.base import Acceleration
 from unireal.acceleration.measure import randomize
 from unireal.acceleration.skipping import Signal, Skipping
 from unireal.acceleration.teacache import relative_l1
-from unireal.arguments import Parser, at_least_one, usable_device
+from unireal.arguments import Parser, at_least_one, failed, usable_device
 from unireal.config import MODELS, get_model
 from unireal.diffusion.guidance import Guidance
 from unireal.diffusion.sampling import Call, Conditions, denoise, draw_noise
@@ -154,8 +154,7 @@ def main(arguments: list[str] | None = None) -> int:
             with replacing(options.output) as unfinished:
                 unfinished.write_text(json.dumps(report, indent=2) + "\n")
     except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return failed(error)
     return 0
 
 

@@ -112,4 +112,4 @@ class _Accumulated(Skipping):
 
     def clear(self) -> None:
         super().clear()
-        self.previous, self.total = None, 0.0
+        self.previous = None

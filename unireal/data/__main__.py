@@ -6,7 +6,7 @@ import sys
 from collections import Counter, defaultdict
 from pathlib import Path
 
-from unireal.arguments import Parser
+from unireal.arguments import Parser, failed
 from unireal.data.precompute import add_arguments, precompute
 from unireal.data.records import ParquetSamples, check_sample
 from unireal.plugins import add_plugin_argument
@@ -30,8 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return options.run(options) or 0
     except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return failed(error)
 
 
 def validate(folder: Path) -> int:
@@ -62,9 +61,7 @@ def validate(folder: Path) -> int:
         more = "" if len(sizes[task]) <= 5 else f" and {len(sizes[task]) - 5} more sizes"
         print(f"{task:10} {count:8} records   results {listed}{more}")
     print(f"{len(samples) - bad} valid records in {len(samples.paths)} files")
-    if bad:
-        print(f"error: {bad} of {len(samples)} records are not valid; drop or rebuild them", file=sys.stderr)
-    return 2 if bad else 0
+    return failed(f"{bad} of {len(samples)} records are not valid; drop or rebuild them") if bad else 0
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ its batches are shared out to processes or accumulated in one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,11 +16,12 @@ import torch
 
 from unireal.data.encoded import EncodedSample, collate_encoded
 from unireal.data.mixture import Mixture
-from unireal.data.preparation import DataConfig, prepared
+from unireal.data.preparation import CutPrompts, DataConfig, prepared
 from unireal.sample import Batch, Layout, Sample
 from unireal.transforms import collate
 
 _TEXT_STEP = 80  # characters; about 16 tokens
+CutOff = Callable[[str], tuple[int, str]]  # unireal.model.text_encoder.TextEncoder.cut_off
 
 
 class Lane:
@@ -28,11 +29,20 @@ class Lane:
 
     Samples that wait in a bucket are not saved but read again: `state` holds the place of each, and of those that are
     still `owed` from before the lanes were dealt anew. `pace` says which step of the stage takes a number of the
-    sequence: the number `draw` step `step`, and each of `size` more the next one.
+    sequence: the number `draw` step `step`, and each of `size` more the next one. With `cut_off`, prompts that are too
+    long are told and counted.
     """
 
-    def __init__(self, config: DataConfig, number: int, count: int, state: dict[str, Any] | None = None):
+    def __init__(
+        self,
+        config: DataConfig,
+        number: int,
+        count: int,
+        state: dict[str, Any] | None = None,
+        cut_off: CutOff | None = None,
+    ):
         self.config = config
+        self.cut = None if cut_off is None else CutPrompts(cut_off)
         self.mixture = Mixture(config.sources, config.seed, number, count, config.bad_share)
         self.buckets: dict[tuple[Layout, int], list[tuple[dict[str, Any], Sample]]] = {}
         self.owed: list[dict[str, Any]] = []
@@ -43,6 +53,8 @@ class Lane:
                 self._put(place, self.mixture.at(place))
             self.mixture.load_state(state["mixture"])
             self.owed = list(state.get("owed", ()))
+            if self.cut is not None:
+                self.cut.count = state.get("cut", 0)
 
     def __iter__(self) -> Lane:
         return self
@@ -62,7 +74,8 @@ class Lane:
     def state(self) -> dict[str, Any]:
         waiting = [place for bucket in self.buckets.values() for place, _ in bucket]
         waiting.sort(key=lambda place: place["draw"])  # streams are read in order
-        return {"mixture": self.mixture.state(), "waiting": waiting, "owed": list(self.owed), "pace": self.pace}
+        state = {"mixture": self.mixture.state(), "waiting": waiting, "owed": list(self.owed), "pace": self.pace}
+        return state if self.cut is None else state | {"cut": self.cut.count}
 
     def _put(self, place: dict[str, Any], sample: Sample | None) -> tuple[Layout, int] | None:
         """Puts a sample into its bucket and returns the bucket's key; None for a record that was bad."""
@@ -70,6 +83,8 @@ class Lane:
             return None
         number = place["draw"]
         sample = prepared(sample, number, _step_of(number, self.pace), self.config)
+        if self.cut is not None:
+            self.cut.check(sample, lambda: self.mixture.where(*self.mixture.record(place)))
         key = sample.layout, len(sample.instruction) // _TEXT_STEP
         self.buckets.setdefault(key, []).append((place, sample))
         return key
@@ -116,13 +131,14 @@ class BucketedBatches(torch.utils.data.IterableDataset):
         world_size: int = 1,
         state: Sequence[dict[str, Any]] | None = None,
         turns: int = 1,
+        cut_off: CutOff | None = None,
     ):
-        self.config, self.initial = config, state
+        self.config, self.initial, self.cut_off = config, state, cut_off
         self.lanes, self.count = [rank + turn * world_size for turn in range(turns)], turns * world_size
 
     def __iter__(self) -> Iterator[tuple[Batch, list[dict[str, Any]]]]:
         states = self.initial or (None,) * len(self.lanes)
-        lanes = [Lane(self.config, n, self.count, s) for n, s in zip(self.lanes, states, strict=True)]
+        lanes = [Lane(self.config, n, self.count, s, self.cut_off) for n, s in zip(self.lanes, states, strict=True)]
         while True:
             for lane in lanes:
                 batch = next(lane)
@@ -152,12 +168,14 @@ def deal(states: Sequence[dict[str, Any]], count: int, config: DataConfig) -> li
                 owed.append(place)
     owed.sort(key=lambda place: place["draw"])
     read, bad = (sum(state["mixture"].get(name, 0) for state in states) for name in ("read", "bad"))
+    cut = sum(state.get("cut", 0) for state in states)
     first = next((m["first_bad"] for m in (state["mixture"] for state in states) if m.get("first_bad")), "")
     start = {"draw": farthest["draw"], "counts": farthest["counts"], "first_bad": first}
     dealt = []
     for lane in range(count):
         counted = {"read": len(range(lane, read, count)), "bad": len(range(lane, bad, count))}
-        dealt.append(ahead | {"mixture": start | counted, "waiting": [], "owed": owed[lane::count]})
+        rest = {"owed": owed[lane::count], "cut": len(range(lane, cut, count))}
+        dealt.append(ahead | {"mixture": start | counted, "waiting": []} | rest)
     return dealt
 
 
@@ -186,12 +204,15 @@ def batches(
     state: Sequence[dict[str, Any]] | None = None,
     workers: int = 1,
     turns: int = 1,
+    cut_off: CutOff | None = None,
 ) -> Iterator[tuple[Batch, list[dict[str, Any]]]]:
     """Endless (batch, state) pairs, made ahead in a worker process (workers=1) or here (workers=0).
 
+    cut_off: of the text encoder that is trained with, for prompts that it does not read to their end.
+
     Raises TooManyBadRecordsError, a ValueError, if the data is not worth going on.
     """
-    stream = _Guarded(BucketedBatches(config, rank, world_size, state, turns))
+    stream = _Guarded(BucketedBatches(config, rank, world_size, state, turns, cut_off))
     options: dict[str, Any] = {"num_workers": 1, "prefetch_factor": 4} if workers else {}
     for made in torch.utils.data.DataLoader(stream, batch_size=None, **options):
         if isinstance(made, _Stopped):

@@ -70,9 +70,21 @@ class Mixture:
 
     def at(self, place: dict[str, Any]) -> Sample | None:
         """The sample at a place, without going there; None for a bad record."""
+        return self.read_checked(*self.record(place))
+
+    def record(self, place: dict[str, Any]) -> tuple[int, int]:
+        """The data set of a place, and the number of the record there."""
         # a checkpoint knows the data set; with other weights the same draw would choose another
         source = place["source"] if "source" in place else self._choose(place["draw"])
-        return self.read_checked(source, self._index(source, place["counts"][source]))
+        return source, self._index(source, place["counts"][source])
+
+    def where(self, source: int, index: int) -> str:
+        """Data set, file and row of a record; for messages."""
+        return f"{self.paths[source]}, {self._location(source, index)}"
+
+    def _location(self, source: int, index: int) -> str:
+        samples = self.sources[source]
+        return samples.location(index) if hasattr(samples, "location") else str(index)
 
     def read_checked(self, source: int, index: int) -> Sample | None:
         """Sample `index` of a data set; None for a bad record, which is told and counted."""
@@ -82,7 +94,7 @@ class Mixture:
             sample = samples[index]
             check_sample(sample)
         except ValueError as error:
-            location = samples.location(index) if hasattr(samples, "location") else str(index)
+            location = self._location(source, index)
             self._skip(f"{self.paths[source]}, {location}: {str(error).removeprefix(f'{location}: ')}")
             return None
         return sample

@@ -13,6 +13,7 @@ import argparse
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence, Sized
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ from tqdm import tqdm
 from unireal.arguments import at_least_one, usable_device
 from unireal.data.encoded import ABOUT, EncodedSample, EncodedText, LatentFrame, write_encoded, write_texts
 from unireal.data.mixture import Mixture
-from unireal.data.preparation import fitted
+from unireal.data.preparation import CutPrompts, fitted
 from unireal.data.records import SHARD_NAME
 from unireal.data.sources import Source
 from unireal.files import replacing
@@ -51,15 +52,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def precompute(options: argparse.Namespace) -> None:
     """Raises ValueError for an unknown source or model, or an output that is in use, and OSError if it cannot write."""
-    from unireal.model.folder import SHIPPED, encoders_fingerprint
+    from unireal.model.folder import encoders_fingerprint, find_model
     from unireal.pipeline import UniRealPipeline
 
     folder: Path = options.output
     if folder.exists() and any(folder.iterdir()):
         raise ValueError(f"--output {str(folder)!r} is not empty; give another folder")
-    model = SHIPPED.get(options.model, Path(options.model))
-    if not model.is_dir():
-        raise ValueError(f"--model {options.model!r} is neither a folder nor one of: {', '.join(SHIPPED)}")
+    model = find_model(options.model, "--model")
     if not (options.side == 0 or options.side >= options.multiple):
         raise ValueError(f"--side is 0 or at least --multiple ({options.multiple}), got {options.side}")
     device = usable_device(options.device)
@@ -67,7 +66,8 @@ def precompute(options: argparse.Namespace) -> None:
     count = _count(mixture, options)
     pipeline = UniRealPipeline.from_pretrained(model).to(device)
     encoder = Encoder(pipeline.as_components(), options.batch_size, options.dtype)
-    samples, shards = _ordered(mixture, count), 0
+    cut = CutPrompts(encoder.components.text.cut_off)
+    samples, shards = _ordered(mixture, count, cut), 0
     progress = tqdm(total=count, unit="sample", disable=None)
     while part := list(islice(samples, _SHARD_ROWS)):
         if options.side:
@@ -87,6 +87,8 @@ def precompute(options: argparse.Namespace) -> None:
     with replacing(folder / ABOUT, ".unfinished") as unfinished:
         unfinished.write_text(json.dumps(about))
     print(f"{folder}: {count - mixture.bad} samples in {shards} shards, {len(encoder.known)} texts")
+    if cut.count:
+        print(f"{cut.count} prompts are longer than the text encoder reads; their ends were cut off")
 
 
 def _count(mixture: Mixture, options: argparse.Namespace) -> int:
@@ -100,10 +102,11 @@ def _count(mixture: Mixture, options: argparse.Namespace) -> int:
     return min(len(source), options.num or len(source))
 
 
-def _ordered(mixture: Mixture, count: int) -> Iterator[Sample]:
+def _ordered(mixture: Mixture, count: int, cut: CutPrompts) -> Iterator[Sample]:
     """The first `count` samples in the order of the data set, but for bad ones, which are told and counted."""
     for number in range(count):
         if (sample := mixture.read_checked(0, number)) is not None:
+            cut.check(sample, partial(mixture.where, 0, number))
             yield sample
 
 

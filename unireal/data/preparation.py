@@ -6,18 +6,22 @@ the data, and after a resumption.
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from textwrap import shorten
 
 import numpy as np
 from PIL import Image
 
 from unireal.data.encoded import EncodedSample
 from unireal.data.sources import Source
-from unireal.prompts import check_referring
+from unireal.prompts import check_referring, join
 from unireal.sample import Frame, Sample
 from unireal.tasks import get_task
 from unireal.transforms import resized
 
+_log = logging.getLogger("unireal.data")
 _SALT = 1  # what is drawn here is independent of what the mixture draws from the same number
 
 
@@ -64,6 +68,25 @@ class DataConfig:
             )
 
 
+class CutPrompts:
+    """Counts the samples whose prompt is longer than the text encoder reads, and tells the first.
+
+    cut_off: that of unireal.model.text_encoder.TextEncoder.
+    """
+
+    def __init__(self, cut_off: Callable[[str], tuple[int, str]]):
+        self.cut_off, self.count, self.told = cut_off, 0, False
+
+    def check(self, sample: Sample, where: Callable[[], str]) -> None:
+        tokens, lost = self.cut_off(join(sample.context, sample.instruction))
+        self.count += bool(lost)
+        if lost and not self.told:
+            self.told = True
+            end = shorten(lost, 300, placeholder=" ...")
+            _log.warning("%s: the prompt has %d tokens, more than the text encoder reads; cut off: %r; "
+                         "more such prompts are counted, but not told", where(), tokens, end)  # fmt: skip
+
+
 def prepared(sample: Sample, number: int, step: float, config: DataConfig) -> Sample:
     """The sample as it is trained on. number: of the sample; step: of the stage, about, for the scaffold's schedule.
 
@@ -71,7 +94,7 @@ def prepared(sample: Sample, number: int, step: float, config: DataConfig) -> Sa
     """
     rng = np.random.default_rng((config.seed, number, _SALT))
     without_text, without_context, without_inputs, scaffold = rng.random(4)
-    if config.scaffold and scaffold >= scaffold_probability(step, config.scaffold):
+    if scaffold >= value_at(step, config.scaffold):
         sample = without_scaffold(sample)
     if config.side:
         sample = fitted(sample, config.side, config.multiple)
@@ -82,10 +105,15 @@ def prepared(sample: Sample, number: int, step: float, config: DataConfig) -> Sa
     return replace(sample, inputs=()) if without_inputs < config.input_dropout else sample
 
 
-def scaffold_probability(step: float, points: tuple[tuple[int, float], ...]) -> float:
-    """Of keeping the scaffold, on the lines between the points; two points at one step are a jump."""
-    steps, probabilities = zip(*points, strict=True)
-    return float(np.interp(step, steps, probabilities))
+def value_at(step: float, points: Sequence[tuple[int, float]]) -> float:
+    """The value at a step, on the straight lines between (step, value) points; two points at one step are a jump.
+
+    1 if there are none.
+    """
+    if not points:
+        return 1.0
+    steps, values = zip(*points, strict=True)
+    return float(np.interp(step, steps, values))
 
 
 def without_scaffold(sample: Sample) -> Sample:

@@ -228,11 +228,6 @@ def _frame(stored: Mapping[str, Any], name: str) -> Frame:
     return Frame(decode_png(stored["image"], name), Role(stored["role"]), stored["kind"])
 
 
-def validate_row(row: Mapping[str, Any]) -> None:
-    """Raises ValueError, with the reason, unless the record is a sample that its task allows (see check_sample)."""
-    check_sample(from_row(row))
-
-
 def check_sample(sample: Sample) -> None:
     """Raises ValueError unless the sample is one to train on.
 

@@ -6,16 +6,14 @@ Serves the page at http://127.0.0.1:7860 until it is interrupted.
 from __future__ import annotations
 
 import argparse
-import re
 import signal
 import sys
 import threading
-from pathlib import Path
 
-from unireal.arguments import Parser
+from unireal.arguments import Parser, failed
 from unireal.demo.engine import Engine
 from unireal.demo.server import LOCAL, credentials, served
-from unireal.model.folder import HUB_ID, SHIPPED, check_model_folder
+from unireal.model.folder import check_model_folder, find_model
 from unireal.plugins import add_plugin_argument
 
 
@@ -35,18 +33,15 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 0
     except (ValueError, OSError, ImportError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return failed(error)
     return 0
 
 
 def check_model(model: str) -> None:
     """Before anything is served; a hub id is looked up when it is loaded. Raises ValueError."""
-    path = SHIPPED.get(model, Path(model))
+    path = find_model(model, hub=True)
     if path.exists():
         check_model_folder(path)
-    elif not re.fullmatch(HUB_ID, model):
-        raise ValueError(f"model {model!r} is neither a folder, a hub id, nor one of: {', '.join(SHIPPED)}")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -15,7 +15,7 @@ import numpy as np
 
 from unireal.arguments import usable_device
 from unireal.demo.limits import Limits
-from unireal.metadata import Recipe, video_comment
+from unireal.metadata import Recipe, model_name, video_comment
 from unireal.notices import collected
 from unireal.tasks import TASKS
 
@@ -93,7 +93,7 @@ class Engine:
         pipeline = self.pipeline()
         config, (height, width) = pipeline.config, pipeline.config.native_size
         steps = f"{config.default_steps} step" + ("s" if config.default_steps > 1 else "")
-        return f"{self._name()} on {pipeline.device}, made for {width}x{height} pixels, {steps}"
+        return f"{model_name(self.model)} on {pipeline.device}, made for {width}x{height} pixels, {steps}"
 
     def accelerations(self) -> list[str]:
         """Names of the plug-ins."""
@@ -124,9 +124,6 @@ class Engine:
         finally:
             stop.set()
             future.cancel()
-
-    def _name(self) -> str:
-        return Path(self.model).name if Path(self.model).is_dir() else self.model
 
     def _load(self) -> UniRealPipeline:
         import diffusers
@@ -211,7 +208,7 @@ class _Watch:
     def after_step(self, pipeline: UniRealPipeline, step: int, t: float, given: dict[str, Any]) -> None:
         """callback_on_step_end of the pipeline."""
         sigmas, latents = pipeline.scheduler.sigmas, given["latents"][0][:1]
-        total = len(sigmas) - 1
+        total = pipeline.num_timesteps
         preview = None
         if self._latents is not None and step < total - 1 and self.seconds() - self._shown > PREVIEW:
             # Euler's steps are straight: the last one points at where the model sees the clean picture now

@@ -9,8 +9,9 @@ from typing import Any
 import gradio as gr
 import numpy as np
 from gradio.component_meta import ComponentMeta
-from gradio.components.image_editor import Brush, Eraser
+from gradio.components.image_editor import Brush, EditorData, Eraser
 from PIL import Image
+from pydantic import model_validator
 
 from unireal.demo.limits import PICTURES, Limits
 
@@ -38,10 +39,20 @@ class PictureInput(gr.Image, metaclass=_WithoutStub):
         return None if payload is None else payload.path or ""
 
 
+class _Painting(EditorData):
+    """What is sent; a file alone is a picture with nothing painted over it."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_a_file(cls, sent: Any) -> Any:
+        return {"background": sent} if isinstance(sent, dict) and "path" in sent else sent
+
+
 class PaintingInput(gr.ImageEditor, metaclass=_WithoutStub):
     """Gives the files of a picture and of what is painted over it."""
 
     is_template = True
+    data_model = _Painting
 
     def preprocess(self, payload: Any) -> Painting | None:
         if payload is not None and payload.id is not None:  # the page has sent the files ahead

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from unireal.arguments import usable_device
+from unireal.arguments import failed, usable_device
 from unireal.evaluation import BENCHMARKS
 from unireal.evaluation.benchmarks import PUBLIC
 from unireal.evaluation.measures.frames import load_frame_encoder
@@ -52,8 +52,7 @@ def _answer(arguments: list[str]) -> int:
             torch.set_num_threads(options.threads)
         work = _public(options) if options.benchmark in PUBLIC else _world(options)
     except (ValueError, OSError, ImportError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return failed(error)
     print(work())
     return 0
 
@@ -107,8 +106,8 @@ def _load(options: argparse.Namespace) -> tuple[Callable[..., Any], dict[str, An
     pipeline = source.ours(usable_device("auto"))
     given = {
         "num_inference_steps": options.steps,
-        "guidance": options.guidance,
-        "image_guidance": options.image_guidance,
+        "guidance_scale": options.guidance,
+        "image_guidance_scale": options.image_guidance,
     }
     defaults = ("default_steps", "default_guidance", "default_image_guidance")
     used = {

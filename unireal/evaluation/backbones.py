@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from unireal.arguments import one_line
 from unireal.evaluation.pictures import Picture
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -126,7 +127,7 @@ class Clip(Backbone):
         try:
             tokenizer = AutoTokenizer.from_pretrained(name)
         except (OSError, ValueError) as error:
-            raise ValueError(f"the tokenizer of {name!r} cannot be loaded ({_line(error)})") from error
+            raise ValueError(f"the tokenizer of {name!r} cannot be loaded ({one_line(error, 200)})") from error
         return cls(name, model, tokenizer, *_statistics(name), torch.device(device))
 
     def crop(self, picture: Picture) -> torch.Tensor:
@@ -252,7 +253,7 @@ def _loaded(kind: Any, name: str, what: str, **options: Any) -> Any:
         model, found = kind.from_pretrained(name, **options)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ValueError(
-            f"{what} {name!r} cannot be loaded ({_line(error)}); give a folder or hub id with safetensors"
+            f"{what} {name!r} cannot be loaded ({one_line(error, 200)}); give a folder or hub id with safetensors"
         ) from error
     if missing := sorted(found["missing_keys"]):  # transformers makes them up at random
         raise ValueError(f"{what} {name!r} lacks {len(missing)} weights, such as {missing[0]}; give a complete one")
@@ -265,7 +266,9 @@ def _model_type(name: str) -> str:
     try:
         return AutoConfig.from_pretrained(name).model_type
     except (OSError, ValueError) as error:
-        raise ValueError(f"backbone {name!r} cannot be loaded ({_line(error)}); give a folder or hub id") from error
+        raise ValueError(
+            f"backbone {name!r} cannot be loaded ({one_line(error, 200)}); give a folder or hub id"
+        ) from error
 
 
 def _statistics(name: str) -> tuple[Sequence[float], Sequence[float]]:
@@ -273,7 +276,3 @@ def _statistics(name: str) -> tuple[Sequence[float], Sequence[float]]:
     path = Path(name) / "preprocessor_config.json"
     values = json.loads(path.read_text()) if path.is_file() else {}
     return values.get("image_mean", CLIP_MEAN), values.get("image_std", CLIP_STD)
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

@@ -3,13 +3,11 @@ folder."""
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
+from unireal.evaluation import metrics
 from unireal.evaluation.results import MODEL, ItemResult
 from unireal.sample import Role
 from unireal.tasks import CONTROL_KINDS, TASKS
@@ -34,9 +32,8 @@ class Mean:
 
     @classmethod
     def of(cls, scores: Sequence[float | None]) -> Mean:
-        known = np.array([score for score in scores if score is not None])
-        error = float(known.std(ddof=1) / math.sqrt(len(known))) if len(known) > 1 else None
-        return cls(float(known.mean()) if len(known) else None, error, len(known), len(scores) - len(known))
+        value, error, count = metrics.mean(score for score in scores if score is not None)
+        return cls(metrics.known(value), metrics.known(error), count, len(scores) - count)
 
 
 def known_edit_types(item: ItemResult) -> tuple[str, ...]:

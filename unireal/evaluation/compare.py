@@ -8,7 +8,6 @@ mean difference B - A (scipy.stats.bootstrap, BCa).
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -16,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from unireal.evaluation.arguments import Parser
+from unireal.arguments import Parser, failed
 from unireal.evaluation.breakdown import Tags, categories, conditions, controls, known_edit_types, metrics_of, number
 from unireal.evaluation.results import MODEL, ItemResult, RunFolder, SummaryRow, write_json, write_text
 from unireal.names import lookup
@@ -197,7 +196,6 @@ def main(arguments: list[str] | None = None) -> int:
             write_json(options.output / "compare.json", settings | {"rows": [asdict(row) for row in rows]})
             write_text(options.output / "compare.md", text + "\n")
     except (ValueError, OSError, ImportError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return failed(error)
     print(text)
     return 0

@@ -70,7 +70,7 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Metric:
+class WorldMetric:
     """measure: of one item and its outputs; combine: the measures of all items to mean, standard error and n.
 
     parts: what `measure` gives if that is no score of this name: a name and whether "higher" or "lower" is better for
@@ -151,17 +151,19 @@ def _motion(item: Item, outputs: Outputs) -> float:
     return float(list(scenes)[metrics.nearest(outputs[-1], pictures, region)] == facts["motion"])
 
 
-_FULL = Metric("full PSNR", "dB", lambda item, outputs: metrics.psnr(outputs[0], item.truth[0]))
-_CHANGED = Metric("changed PSNR", "dB", lambda item, outputs: metrics.psnr(outputs[0], item.truth[0], item.sample.mask))
-_UNCHANGED = Metric(
+_FULL = WorldMetric("full PSNR", "dB", lambda item, outputs: metrics.psnr(outputs[0], item.truth[0]))
+_CHANGED = WorldMetric(
+    "changed PSNR", "dB", lambda item, outputs: metrics.psnr(outputs[0], item.truth[0], item.sample.mask)
+)
+_UNCHANGED = WorldMetric(
     "unchanged PSNR", "dB", lambda item, outputs: metrics.psnr(outputs[0], item.truth[0], ~item.changed)
 )
-_HOLE = Metric("hole PSNR", "dB", lambda item, outputs: metrics.psnr(outputs[0], item.truth[0], item.hole))
+_HOLE = WorldMetric("hole PSNR", "dB", lambda item, outputs: metrics.psnr(outputs[0], item.truth[0], item.hole))
 _EDIT = (_CHANGED, _UNCHANGED, _FULL)
 _MASK, _MASK_RES2 = (
     (
-        Metric(f"gIoU{suffix}", "0..1", partial(_masks, measure=metrics.iou, index=index)),
-        Metric(
+        WorldMetric(f"gIoU{suffix}", "0..1", partial(_masks, measure=metrics.iou, index=index)),
+        WorldMetric(
             f"cIoU{suffix}",
             "0..1",
             partial(_masks, measure=metrics.overlap, index=index),
@@ -172,29 +174,29 @@ _MASK, _MASK_RES2 = (
     for index, suffix in enumerate(("", " RES2"))
 )
 _DEPTH = (
-    Metric("AbsRel", "ratio", partial(_depth, measure=metrics.abs_rel), higher=False),
-    Metric("delta1", "0..1", partial(_depth, measure=metrics.delta1)),
-    Metric("AbsRel aligned", "ratio", partial(_depth, measure=metrics.abs_rel, aligned=True), higher=False),
-    Metric("delta1 aligned", "0..1", partial(_depth, measure=metrics.delta1, aligned=True)),
+    WorldMetric("AbsRel", "ratio", partial(_depth, measure=metrics.abs_rel), higher=False),
+    WorldMetric("delta1", "0..1", partial(_depth, measure=metrics.delta1)),
+    WorldMetric("AbsRel aligned", "ratio", partial(_depth, measure=metrics.abs_rel, aligned=True), higher=False),
+    WorldMetric("delta1 aligned", "0..1", partial(_depth, measure=metrics.delta1, aligned=True)),
 )
-_DEPTH_RES2 = Metric("AbsRel RES2", "ratio", partial(_depth, measure=metrics.abs_rel, index=1), higher=False)
+_DEPTH_RES2 = WorldMetric("AbsRel RES2", "ratio", partial(_depth, measure=metrics.abs_rel, index=1), higher=False)
 _VIDEO_EDIT = (
-    Metric("changed PSNR", "dB", partial(_all_frames, part=lambda mask: mask)),
-    Metric("temporal PSNR", "dB", _over_time, combine=metrics.pooled_psnr, parts=(("temporal error", "lower"),)),
-    Metric("unchanged PSNR", "dB", partial(_all_frames, part=np.logical_not)),
-    Metric("full PSNR", "dB", _all_frames),
+    WorldMetric("changed PSNR", "dB", partial(_all_frames, part=lambda mask: mask)),
+    WorldMetric("temporal PSNR", "dB", _over_time, combine=metrics.pooled_psnr, parts=(("temporal error", "lower"),)),
+    WorldMetric("unchanged PSNR", "dB", partial(_all_frames, part=np.logical_not)),
+    WorldMetric("full PSNR", "dB", _all_frames),
 )
-_MOTION = Metric("motion correct", "0..1", _motion)
+_MOTION = WorldMetric("motion correct", "0..1", _motion)
 _THINGS, _FIRST_THING = (
     tuple(
-        Metric(f"{word} correct", "0..1", partial(_recognised, attribute=attribute, first=first))
+        WorldMetric(f"{word} correct", "0..1", partial(_recognised, attribute=attribute, first=first))
         for word, attribute in (("colour", "color"), ("shape", "shape"))
     )
     for first in (False, True)
 )
 
 # What is measured of each recipe; the first metric is the primary one.
-EXAMS: dict[str, tuple[Metric, ...]] = {
+EXAMS: dict[str, tuple[WorldMetric, ...]] = {
     **dict.fromkeys(("recolor", "remove", "add", "move"), _EDIT),
     "replace": (_FULL, _CHANGED, _UNCHANGED),
     **dict.fromkeys(("background", "resize", "turn", "expression", "frame2frame", "insert", "tryon"), _EDIT),
@@ -218,10 +220,10 @@ EXAMS: dict[str, tuple[Metric, ...]] = {
 }
 
 
-def frame_similarity(encoder: FrameEncoder) -> Metric:
+def frame_similarity(encoder: FrameEncoder) -> WorldMetric:
     """Of consecutive result frames to a network (CLIP-F, as Ditto has it). What stands still has 100, so it is to be
     read beside the truth's, the copy's and the quality of the frames."""
-    return Metric(
+    return WorldMetric(
         "frame similarity",
         "-100..100",
         lambda item, outputs: encoder.similarity(outputs),

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from unireal.arguments import one_line
 from unireal.evaluation.benchmarks.sources import find_picture, picture_file
 from unireal.evaluation.benchmarks.videos import video_frames
 from unireal.evaluation.models import Model
-from unireal.evaluation.results import Item, Load, RunFolder, save_picture, write_file, write_json
+from unireal.evaluation.results import Item, Load, RunFolder, check_texts, save_picture, write_file, write_json
 from unireal.transforms import load_image
 
 FAILURES = "failures.json"
@@ -33,11 +34,12 @@ def generate(items: Sequence[Item], model: Model, run: RunFolder, settings: dict
     failures: dict[str, str] = {}
     for item in tqdm([item for item in items if not complete(item, run)], desc="generating", unit="item"):
         try:
+            check_texts(item.instruction)
             outputs = model(item, _inputs(item, run), seed + zlib.crc32(item.id.encode()) % 2**31)
             if len(outputs) != item.frames:
                 raise ValueError(f"{item.frames} pictures were asked for, {len(outputs)} came")
         except (ValueError, OSError, RuntimeError) as error:
-            failures[item.id] = " ".join(str(error).split())
+            failures[item.id] = one_line(error)
             continue
         keep_settings(run, settings)
         for k in reversed(range(len(outputs))):  # the first frame last: it says that all are there
@@ -118,13 +120,13 @@ def _forget(item: Item, run: RunFolder) -> None:
 def _given(item: Item, folder: Path) -> bool:
     """Whether the folder has something for the item."""
     try:
-        return bool(_frames(item, folder)) if item.frames > 1 else _find(folder, _names(item)) is not None
+        return bool(_frames(item, folder)) if item.video else _find(folder, _names(item)) is not None
     except ValueError:
         return False
 
 
 def _adopt_one(item: Item, folder: Path, run: RunFolder) -> None:
-    if item.frames > 1:
+    if item.video:
         frames = _frames(item, folder)
         for k in reversed(range(len(frames))):
             save_picture(run.image(item.id, k), frames[k]())
@@ -150,8 +152,9 @@ def _find(folder: Path, names: Sequence[str]) -> Path | None:
 
 
 def _frames(item: Item, folder: Path) -> Sequence[Load]:
-    """Numbered pictures, or what a folder or file of one of the item's names holds."""
-    numbered = [find_picture(folder / f"{item.id}_{k}") for k in range(item.frames)]
+    """Numbered pictures, or what a folder or file of one of the item's names holds; a picture for a single frame."""
+    single = _find(folder, _names(item)) if item.frames == 1 else None
+    numbered = [single] if single else [find_picture(folder / f"{item.id}_{k}") for k in range(item.frames)]
     if all(numbered):
         return [picture_file(path) for path in numbered if path]
     names = [folder / name for name in (*item.aliases, item.id)]

@@ -14,7 +14,7 @@ import numpy as np
 
 from unireal.evaluation import metrics
 from unireal.evaluation.benchmarks.sources import safe_id
-from unireal.evaluation.exams import Item, Metric, Outputs
+from unireal.evaluation.exams import Item, Outputs, WorldMetric
 from unireal.evaluation.report import Bar, Example, Row
 from unireal.evaluation.results import COPY, MODEL, ItemResult, SummaryRow
 from unireal.taxonomy import CATEGORIES, WORLD_EDITS, conditions_of, controls_of
@@ -34,7 +34,7 @@ class Graded:
     recipe: str
     subset: str
     category: str
-    exam: Sequence[Metric]
+    exam: Sequence[WorldMetric]
     items: Sequence[Item]
     systems: Mapping[str, Sequence[Outputs]]
     bars: Mapping[str, Bar]
@@ -96,7 +96,7 @@ class Graded:
                     yield self._summary_row(metric, name, better, system, found, "")
 
     def _summary_row(
-        self, metric: Metric, name: str, better: str, system: str, found: tuple[float, float, int], unit: str
+        self, metric: WorldMetric, name: str, better: str, system: str, found: tuple[float, float, int], unit: str
     ) -> SummaryRow:
         value, error, count = found
         return SummaryRow(

@@ -8,15 +8,14 @@ folder can be moved or published as a whole. DIR/breakdown.md holds the same mea
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from unireal.arguments import Parser, failed
 from unireal.evaluation import plots
-from unireal.evaluation.arguments import Parser
 from unireal.evaluation.breakdown import (
     BREAKDOWNS,
     Tags,
@@ -75,8 +74,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         print(write(parser.parse_args(arguments).folder))
     except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return failed(error)
     return 0
 
 

@@ -51,11 +51,15 @@ def iou(mask: np.ndarray, truth: np.ndarray) -> float:
     return intersection / union if union else 1.0
 
 
-def align(depth: np.ndarray, truth: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
-    """The depth with the scale and shift of least squared error to the truth, clipped to `limits`."""
+def align(
+    depth: np.ndarray, truth: np.ndarray, limits: tuple[float, float], region: np.ndarray | None = None
+) -> np.ndarray:
+    """The depth with the scale and shift of least squared error to the truth inside `region` (None: everywhere),
+    clipped to `limits`."""
     _check_sizes(depth, truth)
-    columns = np.stack([depth.ravel(), np.ones(depth.size)], axis=1).astype(np.float64)
-    (scale, shift), *_ = np.linalg.lstsq(columns, truth.ravel().astype(np.float64), rcond=None)
+    inside = np.ones(truth.shape, bool) if region is None else region
+    columns = np.stack([depth[inside], np.ones(inside.sum())], axis=1).astype(np.float64)
+    (scale, shift), *_ = np.linalg.lstsq(columns, truth[inside].astype(np.float64), rcond=None)
     return np.clip(scale * depth + shift, *limits)
 
 
@@ -92,6 +96,11 @@ def mean(values: Iterable[float]) -> tuple[float, float, int]:
     defined = len(kept) > 1 and np.isfinite(kept).all()
     error = kept.std(ddof=1) / math.sqrt(len(kept)) if defined else math.nan
     return float(kept.mean()), float(error), len(kept)
+
+
+def known(number: float) -> float | None:
+    """As reports have it: None for what is undefined."""
+    return None if math.isnan(number) else number
 
 
 def pooled_psnr(values: Iterable[float]) -> tuple[float, float, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,8 +13,10 @@ import numpy as np
 import torch
 from PIL import Image
 
+from unireal.arguments import one_line
+from unireal.evaluation.pictures import resize_bicubic
 from unireal.evaluation.results import Item
-from unireal.model.folder import SHIPPED, fingerprint
+from unireal.model.folder import find_model, fingerprint, model_path
 from unireal.sample import Role
 from unireal.tasks import TASKS
 
@@ -48,13 +50,18 @@ class Copy:
 
 @dataclass
 class UniReal:
-    """This project's pipeline; options: num_inference_steps, guidance_scale, ... of the call."""
+    """This project's pipeline, which is asked to edit a video of a single frame as a picture.
+
+    options: num_inference_steps, guidance_scale, ... of the call.
+    """
 
     pipeline: Any
     settings: dict[str, Any]
     options: dict[str, Any]
 
     def __call__(self, item: Item, inputs: Sequence[np.ndarray], seed: int) -> list[np.ndarray]:
+        if len(item.video) == 1:
+            item = replace(item, task="edit", video=())
         generator = torch.Generator().manual_seed(seed)
         arguments = self.arguments(item, list(inputs))
         out = self.pipeline(
@@ -101,6 +108,9 @@ class Public:
 class Diffusers:
     """Another diffusers pipeline that takes `prompt` and `image`; a video is edited frame by frame, with one seed.
 
+    Many make squares unless told otherwise, so they are asked for the size of what is edited, in whole tokens; results
+    have that very size.
+
     options: those of num_inference_steps, guidance_scale, ... that its call knows.
     """
 
@@ -118,6 +128,9 @@ class Diffusers:
         if unknown:
             raise ValueError(f"{kind} takes no {', '.join(unknown)}; leave the option out")
         self.options = {name: value for name, value in self.options.items() if value is not None}
+        # Qwen's editors go by the picture's shape, at the size that they were trained with
+        self._sized = {"height", "width"} <= self._parameters and not kind.startswith("QwenImageEdit")
+        self._multiple = 2 * getattr(self.pipeline, "vae_scale_factor", 8)  # tokens are 2 x 2 latents
         if "true_cfg_scale" in known and known["true_cfg_scale"].default > 1:  # Qwen's, which read no guidance_scale
             scale = self.options.pop("guidance_scale", known["true_cfg_scale"].default)
             self.options |= {"true_cfg_scale": scale, "negative_prompt": " "}  # without one there is no guidance
@@ -131,14 +144,18 @@ class Diffusers:
             given["mask_image"] = Image.fromarray(np.where(item.arrays["mask"](), np.uint8(255), np.uint8(0)))
         if "generator" in self._parameters:
             given["generator"] = torch.Generator().manual_seed(seed)
+        if self._sized:
+            sides = [max(round(side / self._multiple), 1) * self._multiple for side in pixels.shape[:2]]
+            given |= dict(zip(("height", "width"), sides, strict=True))
         kind = type(self.pipeline).__name__
         try:
             out = self.pipeline(prompt=item.instruction, image=Image.fromarray(pixels), **given)
         except (TypeError, AttributeError) as error:  # what pipelines raise for pictures that they need besides
-            raise ValueError(f"{kind} cannot edit from a prompt and an image alone ({_line(error)})") from error
+            raise ValueError(f"{kind} cannot edit from a prompt and an image alone ({one_line(error, 200)})") from error
         if any(getattr(out, "nsfw_content_detected", None) or ()):
             raise ValueError(f"the safety checker of {kind} blackened the picture")
-        return np.asarray(out.images[0].convert("RGB"))
+        edited = np.asarray(out.images[0].convert("RGB"))
+        return edited if edited.shape == pixels.shape else resize_bicubic(edited, (pixels.shape[0], pixels.shape[1]))
 
 
 @dataclass(frozen=True)
@@ -173,7 +190,7 @@ class Source:
         try:
             pipeline = load(self.name, dtype=getattr(torch, self.dtype))
         except (OSError, ValueError, AttributeError) as error:
-            raise ValueError(f"model {self.name!r} cannot be loaded ({_line(error)})") from error
+            raise ValueError(f"model {self.name!r} cannot be loaded ({one_line(error, 200)})") from error
         return self._ready(pipeline, device)
 
     def _ready(self, pipeline: Any, device: str) -> Any:
@@ -181,7 +198,9 @@ class Source:
             try:
                 pipeline.load_lora_weights(self.lora)
             except (OSError, ValueError, KeyError, AttributeError, RuntimeError) as error:
-                raise ValueError(f"adapter {self.lora!r} cannot be put on {self.name!r} ({_line(error)})") from error
+                raise ValueError(
+                    f"adapter {self.lora!r} cannot be put on {self.name!r} ({one_line(error, 200)})"
+                ) from error
         pipeline.set_progress_bar_config(disable=True)
         return pipeline.to(device)
 
@@ -214,7 +233,7 @@ def _to_edit(item: Item, inputs: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
 
 def weights_of(name: str) -> str:
     """Tells whether a model is still the same one; of a hub id the files that were fetched."""
-    folder = SHIPPED.get(name, Path(name))
+    folder = model_path(name)
     if not folder.is_dir():
         from huggingface_hub import try_to_load_from_cache
 
@@ -227,15 +246,8 @@ def class_name(name: str) -> str:
     """Of the pipeline that a folder or hub id holds. Raises ValueError if it holds none."""
     from diffusers import DiffusionPipeline
 
-    if name in SHIPPED:
-        return OURS
-    if not Path(name).is_dir() and name.count("/") != 1:
-        raise ValueError(f"model {name!r} is neither a folder, a hub id, nor one of: {', '.join(SHIPPED)}")
+    source = find_model(name, hub=True)
     try:
-        return DiffusionPipeline.load_config(name)["_class_name"]
+        return DiffusionPipeline.load_config(source.as_posix())["_class_name"]
     except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"model {name!r} holds no pipeline ({_line(error)})") from error
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
+        raise ValueError(f"model {name!r} holds no pipeline ({one_line(error, 200)})") from error

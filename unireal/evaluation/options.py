@@ -6,9 +6,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from unireal.arguments import at_least_one
+from unireal.arguments import Parser, at_least_one, names
 from unireal.evaluation import BENCHMARKS
-from unireal.evaluation.arguments import Parser, names
 from unireal.evaluation.benchmarks import PUBLIC
 from unireal.evaluation.benchmarks.base import PICKSCORE, Benchmark
 from unireal.evaluation.measures.sets import NAMES as OF_SETS

@@ -197,9 +197,18 @@ class RunFolder:
         return [(_parsed(line, f"{path}:{n}"), f"{path}:{n}") for n, line in numbered if line.strip()]
 
 
+def check_texts(*texts: str) -> None:
+    """Raises ValueError for half a character (a lone surrogate), which no model, network or judge can be given."""
+    for text in texts:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"{text!r} has half a character, of which the other half is missing") from error
+
+
 def write_text(path: Path, text: str) -> Path:
-    """Whole or not at all; makes the folder. Returns the path."""
-    return write_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    """Whole or not at all; makes the folder. Returns the path. Halves of characters are escaped, as JSON does."""
+    return write_file(path, lambda temporary: temporary.write_text(text, "utf-8", errors="backslashreplace"))
 
 
 def write_json(path: Path, value: Any) -> Path:

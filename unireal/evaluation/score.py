@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -15,7 +16,17 @@ from unireal.evaluation.benchmarks.base import Benchmark
 from unireal.evaluation.generate import FAILURES
 from unireal.evaluation.measures.base import Measure, Scores
 from unireal.evaluation.pictures import Case, Given, Picture, ahead
-from unireal.evaluation.results import COPY, MODEL, Item, ItemResult, Load, RunFolder, SummaryRow, save_picture
+from unireal.evaluation.results import (
+    COPY,
+    MODEL,
+    Item,
+    ItemResult,
+    Load,
+    RunFolder,
+    SummaryRow,
+    check_texts,
+    save_picture,
+)
 from unireal.evaluation.summary import summarise
 from unireal.sample import Frame
 from unireal.tasks import TASKS
@@ -65,9 +76,10 @@ class Scorer:
         except ValueError as error:
             failure = reasons.get(item.id, str(error))
         try:
+            check_texts(item.instruction, *item.texts.values())
             if item.sources:
                 cases[COPY] = Case(item, given.sources, given)
-            inputs, truth = copy_inputs(item, self.run)
+            inputs, truth = copy_inputs(given, self.run)
         except ValueError as error:
             return Loaded(item, {}, str(error), [], None)
         for case in cases.values():
@@ -164,7 +176,7 @@ def list_items(items: Sequence[Item], run: RunFolder, workers: int = 2) -> None:
 def output_frames(item: Item, run: RunFolder) -> list[Picture]:
     """The item's pictures, with more than 8 bits as memo["values"] beside them. Raises ValueError if it has none."""
     path = _output_path(item, run)
-    if item.frames > 1:
+    if item.video:
         paths = [path]
         while (following := run.image(item.id, len(paths))).exists():
             paths.append(following)
@@ -202,10 +214,13 @@ def _values(path: Path) -> np.ndarray | None:
         return None  # load_image says what is wrong with it
 
 
-def copy_inputs(item: Item, run: RunFolder) -> tuple[list[str], str | None]:
-    """Copies inputs and truth into the run, and returns their paths there."""
-    inputs = [_copied(run.input(item.id, k), load) for k, load in enumerate(item.video or item.inputs)]
-    return inputs, None if item.truth is None else _copied(run.input(item.id, "truth"), item.truth)
+def copy_inputs(given: Given, run: RunFolder) -> tuple[list[str], str | None]:
+    """Copies inputs and truth into the run, and returns their paths there; what is scored is not decoded again."""
+    item = given.item
+    sources: list[Load] = [partial(lambda k: given.sources[k].pixels, k) for k in range(len(item.sources))]
+    inputs = [_copied(run.input(item.id, k), load) for k, load in enumerate([*sources, *item.inputs[1:]])]
+    truth = None if item.truth is None else _copied(run.input(item.id, "truth"), lambda: given.truth.pixels)
+    return inputs, truth
 
 
 def _copied(path: Path, load: Load) -> str:

@@ -17,7 +17,7 @@ from data_builders.world.recipes import RECIPES, TRAINED, VERSION, sample_and_sc
 from data_builders.world.render import render
 from data_builders.world.stream import TEST_SEEDS
 from unireal.evaluation.benchmarks.sources import safe_id
-from unireal.evaluation.exams import BARS, EXAMS, Item, Metric, Outputs, frame_similarity
+from unireal.evaluation.exams import BARS, EXAMS, Item, Outputs, WorldMetric, frame_similarity
 from unireal.evaluation.grading import BENCHMARK, Graded
 from unireal.evaluation.measures.frames import FrameEncoder
 from unireal.evaluation.report import Report
@@ -222,7 +222,7 @@ class World:
             shown=(COPY, *ways),
         )
 
-    def _exam(self, recipe: str) -> tuple[Metric, ...]:
+    def _exam(self, recipe: str) -> tuple[WorldMetric, ...]:
         if self.frame_encoder is None or not TASKS[RECIPES[recipe].task].video:
             return EXAMS[recipe]
         return *EXAMS[recipe], frame_similarity(self.frame_encoder)

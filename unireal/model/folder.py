@@ -2,15 +2,37 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
+import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-HUB_ID = r"[\w.-]+/[\w.-]+"
+HUB_ID = r"\w[\w.-]*/[\w.-]+"
 _PIECES, _PIECE = 16, 1 << 20  # of a file that is compared, and the bytes of each
 SHIPPED = {"unireal-tiny": Path(__file__).parent.parent / "checkpoints" / "unireal-tiny"}
+
+
+def model_path(name: str | Path) -> Path:
+    """Where a model is if it is here: a shipped one goes by its name."""
+    return SHIPPED.get(str(name), Path(name))
+
+
+def find_model(name: str | Path, what: str = "model", hub: bool = False, others: Iterable[str] = ()) -> Path:
+    """The folder of a model, or with `hub` a hub id, which is no folder here.
+
+    what: the argument that gives it; others: names that are good in its place as well. Raises ValueError for another.
+    """
+    path = model_path(name)
+    if path.is_dir() or (hub and not path.exists() and re.fullmatch(HUB_ID, str(name))):
+        return path
+    known = [*SHIPPED, *others]
+    close = difflib.get_close_matches(str(name), known, n=1)
+    told = f"{what} {str(name)!r} is neither a folder{', a hub id,' if hub else ''} nor one of: {', '.join(known)}"
+    raise ValueError(told + (f"; did you mean {close[0]!r}?" if close else ""))
 
 
 def check_model_folder(path: Path) -> None:

@@ -20,7 +20,7 @@ from huggingface_hub import snapshot_download
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, T5EncoderModel
 
-from unireal.arguments import Parser, at_least_one
+from unireal.arguments import Parser, at_least_one, failed, one_line
 from unireal.model.folder import HUB_ID, check_weights
 from unireal.model.text_encoder import add_referring_tokens
 from unireal.model.transformer import UniRealTransformer
@@ -81,9 +81,7 @@ def load_transformer(
     try:
         model.load_state_dict({k: v.to(dtype) for k, v in weights.items()}, strict=True, assign=True)
     except RuntimeError as error:
-        raise ValueError(
-            f"the weights of {source} do not fit their config.json: {' '.join(str(error).split())}"
-        ) from error
+        raise ValueError(f"the weights of {source} do not fit their config.json: {one_line(error)}") from error
     return model.eval()
 
 
@@ -218,8 +216,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         convert(options.source, options.output, dtype, **overrides)
     except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return failed(error)
     print(f"model saved to {options.output}")
     return 0
 

@@ -15,19 +15,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
 import torch
 
 from unireal.model.packing import PackedSequence, token_grid
 from unireal.sample import Role
-
-
-def weight_at(step: int, points: Sequence[tuple[int, float]]) -> float:
-    """The ratio at a step, on the straight lines between (step, ratio) points; 1 if there are none."""
-    if not points:
-        return 1.0
-    steps, ratios = zip(*points, strict=True)
-    return float(np.interp(step, steps, ratios))
 
 
 def weighted(

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from data_builders.world.render import encode_depth, pattern_swatch, render, render_asset
 from data_builders.world.scene import sample_scene
-from unireal.arguments import Parser, at_least_one
+from unireal.arguments import Parser, at_least_one, failed
 from unireal.sample import Frame, Role
 from unireal.transforms import to_tensor as frame_tensor
 
@@ -118,14 +118,15 @@ def train(output: Path, steps: int, batch_size: int, learning_rate: float, seed:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Returns the exit status: 0 done, 2 bad input."""
+    """Returns the exit status: 0 done, 2 bad input, 130 if it was interrupted."""
     options = _parser().parse_args(arguments)
     try:
         options.output.mkdir(parents=True, exist_ok=True)
         train(options.output, options.steps, options.batch_size, options.learning_rate, options.seed)
     except OSError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return failed(error)
+    except KeyboardInterrupt:
+        return failed("interrupted; nothing was saved, as an autoencoder is only at its last step", 130)
     return 0
 
 

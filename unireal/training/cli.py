@@ -7,12 +7,12 @@ import contextlib
 import io
 import logging
 import re
-import sys
+import textwrap
 from pathlib import Path
-from typing import NoReturn
 
 import tyro
 
+from unireal.arguments import Parser, failed, one_line
 from unireal.experiments import EXPERIMENTS, TrainConfig, get_experiment
 from unireal.plugins import add_plugin_argument
 from unireal.training.checkpoint import complete_checkpoints
@@ -45,9 +45,14 @@ def main(arguments: list[str] | None = None) -> int:
     return _train(trainer)
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"train.py: {' '.join(message.split())}; see train.py --help\n")
+class _Parser(Parser):
+    start = "train.py"
+
+
+class _Formatter(argparse.HelpFormatter):
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        """Names of experiments have hyphens, at which no line may end."""
+        return textwrap.fill(text, width, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -56,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Trains one experiment, or a run that a YAML file describes. Any field of its configuration can be "
         "set with --section.field VALUE.",
         epilog=f"experiments: {', '.join(EXPERIMENTS)}; EXPERIMENT --help lists all fields and their values in it",
+        formatter_class=_Formatter,
         allow_abbrev=False,
         add_help=False,
     )
@@ -100,8 +106,7 @@ def _last_saved(trainer, first: str = "") -> str:
 
 
 def _failed(message: object, status: int) -> int:
-    print(f"train.py: {' '.join(str(message).split())}", file=sys.stderr)
-    return status
+    return failed(message, status, "train.py")
 
 
 def _print_fields(parser: argparse.ArgumentParser, config: TrainConfig) -> int:
@@ -124,5 +129,5 @@ def overridden(config: TrainConfig, overrides: list[str]) -> TrainConfig:
         if not stop.code:
             raise
         text = re.sub(r"\x1b\[[0-9;]*m|[^\x20-\x7e\n]", " ", message.getvalue())  # colours and the box's lines
-        text = " ".join(text.split()).partition(" For full helptext")[0]
+        text = one_line(text).partition(" For full helptext")[0]
         raise ValueError(re.sub(r"^(Unrecognized options (?=Unrec)|Value error )", "", text)) from stop

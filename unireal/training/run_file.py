@@ -25,6 +25,7 @@ from typing import Any
 
 import yaml
 
+from unireal.arguments import one_line
 from unireal.experiments import TrainConfig, get_experiment
 from unireal.names import lookup
 from unireal.plugins import load_plugin
@@ -35,7 +36,7 @@ def load_run(path: Path) -> TrainConfig:
     try:
         written = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"{path} cannot be read as YAML ({' '.join(str(error).split())})") from error
+        raise ValueError(f"{path} cannot be read as YAML ({one_line(error)})") from error
     if not isinstance(written, Mapping):
         raise ValueError(f"{path} holds no fields; write some, such as 'experiment: tiny'")
     written = dict(written)

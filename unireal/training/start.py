@@ -13,7 +13,7 @@ from unireal.data.encoded import EncodedSamples
 from unireal.data.mixture import Mixture
 from unireal.experiments import TrainConfig
 from unireal.model.build import Components, build
-from unireal.model.folder import SHIPPED, check_model_folder, encoders_fingerprint
+from unireal.model.folder import check_model_folder, encoders_fingerprint, find_model, fingerprint
 from unireal.model.transformer import UniRealTransformer
 from unireal.model.vae import spatial_factor
 from unireal.pipeline import UniRealPipeline
@@ -48,16 +48,11 @@ def load_start(config: TrainConfig, output: Path) -> Start:
         words = _known_words(output) or vocabulary(config)
         components = build(MODELS[config.model], words, config.seed)
         return Start(components, {"shift": config.time_of(-1).shift, "native_size": size}, words=words)
-    folder = SHIPPED.get(config.model, Path(config.model))
-    if not folder.is_dir():
-        if config.model in MODELS:
-            raise ValueError(
-                f"precomputed data goes with the model that made it; give its folder, not the size {config.model!r}"
-            )
+    if config.model in MODELS and not Path(config.model).is_dir():
         raise ValueError(
-            f"model {config.model!r} is neither a size ({', '.join(MODELS)}), a shipped model ({', '.join(SHIPPED)}) "
-            "nor a folder"
+            f"precomputed data goes with the model that made it; give its folder, not the size {config.model!r}"
         )
+    folder = find_model(config.model, others=MODELS)
     if not encoded:
         pipeline = UniRealPipeline.from_pretrained(folder)
         settings = {"shift": pipeline.scheduler.config.shift} | {key: pipeline.config[key] for key in _KEPT}
@@ -68,6 +63,20 @@ def load_start(config: TrainConfig, output: Path) -> Start:
     vae = folder / "vae" / "config.json"
     factor = spatial_factor(json.loads(vae.read_text())) if vae.is_file() else 1
     return Start(Components(transformer, None, None, None, factor), {}, folder)
+
+
+def untrained_fingerprint(start: Start, config: TrainConfig) -> str:
+    """Of what a run takes from its model's folder and no checkpoint holds; "" for a fresh model."""
+    if start.folder is None:
+        return ""
+    parts = {"transformer": start.components.transformer, "text_encoder": start.components.text_encoder}
+    taken = [
+        name
+        for name, part in parts.items()
+        # distillation has a copy for a teacher
+        if part is None or config.distillation.steps or not all(p.requires_grad for p in part.parameters())
+    ]
+    return fingerprint(start.folder, *(f"{name}/*" for name in (*taken, "tokenizer", "vae")))
 
 
 def _encoded_data(config: TrainConfig) -> list[EncodedSamples]:

@@ -18,17 +18,17 @@ from diffusers.training_utils import EMAModel
 from tqdm import tqdm
 
 from unireal.data.buckets import batches, deal
+from unireal.data.preparation import value_at
 from unireal.experiments import TrainConfig
 from unireal.model.build import Components
 from unireal.sample import Batch
-from unireal.training.attention_warmup import weight_at
 from unireal.training.checkpoint import RunTensors, complete_checkpoints, load_checkpoint, save_checkpoint
 from unireal.training.distillation import make_objective, settings_of
 from unireal.training.objective import prepare_step
 from unireal.training.optimizers import learning_rate_factor, make_optimizers
 from unireal.training.sharding import is_sharded, make_accelerator, rebuilt, whole
 from unireal.training.sheets import averaged, save_model, save_sheet
-from unireal.training.start import load_start
+from unireal.training.start import load_start, untrained_fingerprint
 from unireal.training.tuning import choose_trainable
 
 TIME_BINS = 5
@@ -49,6 +49,7 @@ class Trainer:
         self.start.settings |= settings_of(config)
         self.components = self.start.components
         choose_trainable(self.components, config)
+        self.base = untrained_fingerprint(self.start, config)
         transformer = self.components.transformer
         if config.gradient_checkpointing:
             transformer.enable_gradient_checkpointing()
@@ -79,6 +80,12 @@ class Trainer:
         if not found:
             raise ValueError(f"no checkpoint in {self.output / 'checkpoints'}; start without --resume")
         state = load_checkpoint(found[-1], self.accelerator, self.tensors)
+        if state.get("base", self.base) != self.base:
+            raise ValueError(
+                f"{found[-1]} belongs to the model {state['config']['model']!r} as it was when the run began, of which "
+                f"it holds only what was trained; {self.config.model!r} has other weights now: give the first --model, "
+                "or start anew"
+            )
         self.step = state["step"]
         if self.step > self.config.steps:
             raise ValueError(
@@ -142,7 +149,8 @@ class Trainer:
         own: list[dict[str, Any]] | None = None
         if self.lanes is not None:
             own = deal(self.lanes, processes * config.accumulation, data)[rank::processes]
-        return batches(data, rank, processes, own, config.workers, turns=config.accumulation)
+        cut_off = None if self.components.text_encoder is None else self.components.text.cut_off
+        return batches(data, rank, processes, own, config.workers, config.accumulation, cut_off)
 
     def _backward(self, batch: Batch, turn: int, stage: int) -> float:
         """One batch: loss and gradients, and after the last of an accumulation the update."""
@@ -152,7 +160,7 @@ class Trainer:
         t = torch.cat([config.time_of(stage)(1, generator) for generator in generators])
         torch.manual_seed(_seed(config.seed, self.step, turn, accelerator.process_index))  # for dropout in a model
         step = prepare_step(batch, self.components, t, generators, config.changed_weight)
-        step.reference_weight = weight_at(self.step, config.reference_weight)
+        step.reference_weight = value_at(self.step, config.reference_weight)
         with accelerator.accumulate(self.wrapped), accelerator.autocast():
             losses = self.wrapped(step)  # (B,)
             loss = losses.mean()
@@ -188,6 +196,7 @@ class Trainer:
     def _log(self, bar: tqdm, waiting: float, lanes: list[dict[str, Any]]) -> None:
         sums = {
             "bad records": [sum(lane["mixture"].get("bad", 0) for lane in lanes)],
+            "prompts cut off": [sum(lane.get("cut", 0) for lane in lanes)],
             "samples waiting for a batch": [sum(len(lane["waiting"]) for lane in lanes)],
         }
         collected: dict[str, list[float]] = defaultdict(list)
@@ -217,6 +226,7 @@ class Trainer:
             "stage": stage,
             "lanes": lanes,
             "words": self.start.words,
+            "base": self.base,
             "config": asdict(self.config),
         }
         folder = self.output / "checkpoints"

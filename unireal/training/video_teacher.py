@@ -23,7 +23,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,7 +31,7 @@ from torch import nn
 from unireal.diffusion.flow import as_clean, as_velocity
 from unireal.experiments import TrainConfig, VideoTeacher
 from unireal.model.build import Components
-from unireal.model.folder import SHIPPED, check_model_folder
+from unireal.model.folder import check_model_folder, find_model
 from unireal.model.transformer import UniRealTransformer
 from unireal.pipeline import UniRealPipeline
 from unireal.sample import Batch
@@ -105,9 +104,7 @@ def load_teacher(config: TrainConfig, student: Components) -> Components:
     tasks that there are not, and for precomputed data, whose captions are not at hand.
     """
     settings = config.teacher
-    folder = SHIPPED.get(settings.model, Path(settings.model))
-    if not folder.is_dir():
-        raise ValueError(f"teacher.model {settings.model!r} is neither a folder nor one of: {', '.join(SHIPPED)}")
+    folder = find_model(settings.model, "teacher.model")
     if student.text_encoder is None:
         raise ValueError("a teacher reads captions itself; train on pictures instead of precomputed data")
     for task in settings.tasks:

@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from unireal.arguments import one_line
 from unireal.evaluation.measures.base import Measure
 from unireal.evaluation.results import Item
 from unireal.names import lookup
@@ -114,7 +115,7 @@ class Benchmark:
         try:
             return Path(snapshot_download(name, repo_type="dataset", allow_patterns=list(self.files) or None))
         except Exception as error:  # the hub's client raises errors of many kinds
-            reason = " ".join(str(error).split())[:160]
+            reason = one_line(error, 160)
             raise ValueError(
                 f"data set {name!r} cannot be fetched ({reason}); give --data DIR ({self.obtain})"
             ) from error

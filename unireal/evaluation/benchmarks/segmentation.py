@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pycocotools.mask as coco
 
 from unireal.evaluation.benchmarks import sources
 from unireal.evaluation.benchmarks.base import Benchmark
@@ -36,13 +37,14 @@ def read_refcoco(root: Path, split: str) -> list[Item]:
 
 
 def _polygons(stored: Any, picture: Load) -> Load:
-    """Polygons as one flat list of coordinates or as several."""
+    """Polygons as one flat list of coordinates or as several; bool (H, W), filled by pycocotools as in REFER."""
     polygons = stored if stored and isinstance(stored[0], Sequence) else [stored]
 
     def load() -> np.ndarray:
-        if not any(len(polygon or ()) >= 6 for polygon in polygons):
+        outlines = [polygon for polygon in polygons if len(polygon or ()) >= 6 and np.isfinite(polygon).all()]
+        if not outlines:
             raise ValueError("the data set holds no outline of what is asked for")
-        return sources.polygon_mask(polygons, picture().shape[:2])
+        return coco.decode(coco.merge(coco.frPyObjects(outlines, *picture().shape[:2]))).astype(bool)
 
     return load
 

@@ -186,7 +186,7 @@ def pairs_of(stored: Any, where: str) -> list[int]:
 
 
 def polygon_mask(polygons: Iterable[Sequence[float]], size: tuple[int, int]) -> np.ndarray:
-    """bool (H, W) inside polygons, each x, y, x, y, ... in pixels, their outline included."""
+    """bool (H, W) inside polygons, each x, y, x, y, ... in pixels, their outline included, as LISA's OpenCV does."""
     canvas = Image.new("1", (size[1], size[0]))
     draw = ImageDraw.Draw(canvas)
     for polygon in polygons:

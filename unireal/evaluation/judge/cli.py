@@ -13,9 +13,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from unireal.arguments import at_least_one
+from unireal.arguments import Parser, at_least_one, failed
 from unireal.evaluation import html
-from unireal.evaluation.arguments import Parser
 from unireal.evaluation.judge.endpoint import Endpoint
 from unireal.evaluation.judge.protocols import PROTOCOLS
 from unireal.evaluation.judge.replies import Budget, Judge, Kept
@@ -57,8 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
         options = _parser().parse_args(arguments)
         judgement, rows, budget, without = run(options)
     except (ValueError, OSError, ImportError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return failed(error)
     print(_text(judgement, rows, budget))
     if without:
         print(f"not judged: {without} items of which the folder keeps no picture before or after the edit")

@@ -8,9 +8,11 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
+from unireal.arguments import one_line
 from unireal.evaluation.judge.replies import Budget, JudgeError, Reply
 
 MAX_WAIT = 60.0  # seconds between two tries, whatever the server asks for
+LIMIT, NEW_LIMIT = "max_tokens", "max_completion_tokens"  # what the reply's limit is called, the second by new models
 _TYPES = {b"\x89PNG": "image/png", b"\xff\xd8\xff": "image/jpeg"}
 
 
@@ -47,7 +49,8 @@ class Endpoint:
         self._errors = openai
         self.model, self.budget = model, budget or Budget()
         self.retries, self.backoff = retries, backoff
-        self.settings = {"temperature": temperature, "max_tokens": max_reply}
+        self.settings = {"temperature": temperature, LIMIT: max_reply}
+        self._limit = LIMIT  # its name for this endpoint
         try:
             # The client's own repetitions are off: the budget would not count them.
             self._client = openai.OpenAI(
@@ -64,20 +67,26 @@ class Endpoint:
         if the budget is spent; ValueError for a wrong key, address or model name, and a spent quota."""
         content: list[dict[str, Any]] = [{"type": "text", "text": text}]
         content += [{"type": "image_url", "image_url": {"url": _data_url(picture)}} for picture in pictures]
-        given: dict[str, Any] = {name: value for name, value in self.settings.items() if value is not None}
         messages: Any = [{"role": "user", "content": content}]
-        for attempt in range(self.retries + 1):
+        attempt = 0
+        while True:
             self.budget.call()
+            limit = self._limit
+            known = {limit if name == LIMIT else name: value for name, value in self.settings.items()}
+            given: dict[str, Any] = {name: value for name, value in known.items() if value is not None}
             try:
                 answer = self._client.chat.completions.create(model=self.model, messages=messages, **given)
                 return self._reply(answer)
             except (self._errors.APIError, json.JSONDecodeError, _MalformedError) as error:
+                if limit == LIMIT and _wants_new_limit(error):
+                    self._limit = NEW_LIMIT  # for the rest of the run
+                    continue
                 self._check_hope(error)
                 if attempt == self.retries:
                     tries = f"{attempt + 1} {'try' if attempt == 0 else 'tries'}"
                     raise JudgeError("unreachable", f"no answer after {tries}: {_line(error)}") from error
                 self.budget.wait(self._wait(error, attempt))
-        raise AssertionError("unreachable")
+                attempt += 1
 
     def _reply(self, answer: Any) -> Reply:
         choices = getattr(answer, "choices", None)
@@ -117,6 +126,12 @@ class _MalformedError(Exception):
     """An answer of status 200 that is none."""
 
 
+def _wants_new_limit(error: Exception) -> bool:
+    """Whether the server rejects LIMIT for its name, not for its value."""
+    unsupported = (getattr(error, "param", None), getattr(error, "code", None)) == (LIMIT, "unsupported_parameter")
+    return getattr(error, "status_code", None) == 400 and (unsupported or NEW_LIMIT in str(error))
+
+
 def _data_url(picture: bytes) -> str:
     kind = next((name for start, name in _TYPES.items() if picture.startswith(start)), None)
     if kind is None:
@@ -125,4 +140,4 @@ def _data_url(picture: bytes) -> str:
 
 
 def _line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    return one_line(f"{type(error).__name__}: {error}", 200)

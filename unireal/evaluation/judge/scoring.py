@@ -17,7 +17,7 @@ from PIL import Image
 from unireal.evaluation.judge.protocol import Protocol, Question
 from unireal.evaluation.judge.replies import JudgeError, Kept, read_ratings
 from unireal.evaluation.judge.summary import summarise
-from unireal.evaluation.results import COPY, MODEL, ItemResult, RunFolder, SummaryRow, write_json
+from unireal.evaluation.results import COPY, MODEL, ItemResult, RunFolder, SummaryRow, check_texts, write_json
 from unireal.transforms import load_image
 
 ATTEMPTS = 2  # times that a question is asked if the reply cannot be read
@@ -102,6 +102,7 @@ def judge_items(
 def _judge_item(run: RunFolder, item: ItemResult, system: str, protocol: Protocol, judge: Kept) -> list[Verdict]:
     """One verdict per question; a single one with an empty question if there is nothing to ask."""
     try:
+        check_texts(item.instruction)
         shown = _shown(run, item, system, protocol.frames)
         questions = protocol.questions(item)
         pictures = _encoded(shown, protocol)

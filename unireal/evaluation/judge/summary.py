@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from unireal.evaluation import metrics
 from unireal.evaluation.judge.protocol import Protocol
 from unireal.evaluation.results import UNFILTERED, ItemResult, SummaryRow
 
@@ -80,8 +81,7 @@ def _row(group: str, scores: Scores, value: float | None, **fixed: Any) -> Summa
 
 def mean(scores: Iterable[float | None]) -> float | None:
     """Of those that are known; None if none is."""
-    known = _known(scores)
-    return statistics.fmean(known) if known else None
+    return metrics.known(metrics.mean(_known(scores))[0])
 
 
 def _deviation(scores: Scores) -> float | None:
@@ -90,8 +90,7 @@ def _deviation(scores: Scores) -> float | None:
 
 
 def _error(scores: Scores) -> float | None:
-    spread = _deviation(scores)
-    return None if spread is None else spread / len(_known(scores)) ** 0.5
+    return metrics.known(metrics.mean(_known(scores))[1])
 
 
 def _known(scores: Iterable[float | None]) -> list[float]:

@@ -105,8 +105,4 @@ def combined(metric: Metric, scores: Sequence[Scores]) -> tuple[float | None, fl
     kept = [value for value in values if all(part is not None for part in value)]
     defined = [value for value in kept if not any(part is None or math.isnan(part) for part in value)]
     mean, error, count = metric.combine([value[0] if len(value) == 1 else value for value in defined])
-    return _known(mean), _known(error), count, len(values) - len(kept)
-
-
-def _known(number: float) -> float | None:
-    return None if math.isnan(number) else number
+    return averages.known(mean), averages.known(error), count, len(values) - len(kept)

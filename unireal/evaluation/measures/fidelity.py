@@ -13,6 +13,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 
+from unireal.arguments import one_line
 from unireal.evaluation.backbones import as_tensor
 from unireal.evaluation.measures.base import Metric, PerItem, Scores
 from unireal.evaluation.pictures import Case, Picture
@@ -161,7 +162,7 @@ def lpips_network(net: str, pretrained: bool = True) -> tuple[str, Any]:
     try:
         network = _NoTrainLpips(net=cast(Any, net), pnet_rand=not pretrained)
     except (OSError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:120]
+        reason = one_line(error, 120)
         raise ValueError(
             f"LPIPS needs torchvision's weights of {net!r}, which cannot be had ({reason}); put them into torch's hub "
             "folder or leave it out with --skip LPIPS"

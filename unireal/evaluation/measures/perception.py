@@ -27,16 +27,9 @@ class Range:
     farthest: float
 
 
-def align(predicted: np.ndarray, truth: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """The prediction with the scale and shift of least squared error to the truth on the valid pixels."""
-    columns = np.stack([predicted[valid], np.ones(valid.sum())], axis=1).astype(np.float64)
-    (scale, shift), *_ = np.linalg.lstsq(columns, truth[valid].astype(np.float64), rcond=None)
-    return scale * predicted + shift
-
-
 def aligned_depth(predicted: np.ndarray, truth: np.ndarray, valid: np.ndarray, limits: Range) -> np.ndarray:
     """The prediction as depth in metres, aligned in depth and clipped."""
-    return np.clip(align(predicted, truth, valid), limits.nearest, limits.farthest)
+    return metrics.align(predicted, truth, (limits.nearest, limits.farthest), valid)
 
 
 def aligned_disparity(predicted: np.ndarray, truth: np.ndarray, valid: np.ndarray, limits: Range) -> np.ndarray:
@@ -46,7 +39,7 @@ def aligned_disparity(predicted: np.ndarray, truth: np.ndarray, valid: np.ndarra
     if not usable.any():
         raise ValueError("the predicted disparity is 0 everywhere")
     inverse = np.divide(1.0, truth, out=np.zeros(truth.shape), where=truth > 0)
-    disparity = np.maximum(align(predicted, inverse, usable), SMALLEST_DISPARITY)
+    disparity = metrics.align(predicted, inverse, (SMALLEST_DISPARITY, math.inf), usable)
     return np.clip(1 / disparity, limits.nearest, limits.farthest)
 
 

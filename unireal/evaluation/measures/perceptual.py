@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from unireal.arguments import one_line
 from unireal.evaluation.measures.base import Metric, Networked
 from unireal.evaluation.pictures import Case
 
@@ -42,5 +43,5 @@ def load_dreamsim(device: str = "cpu") -> tuple[Any, Any]:
 
         return dreamsim(pretrained=True, device=device)
     except (ImportError, OSError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:120]
+        reason = one_line(error, 120)
         raise ValueError(f"DreamSim and its weights cannot be had ({reason}); pip install dreamsim") from error

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from unireal.arguments import usable_device
+from unireal.arguments import one_line, usable_device
 from unireal.evaluation.results import COPY, MODEL, ItemResult, RunFolder, SummaryRow
 
 NAMES = ("fid", "kid")
@@ -76,7 +76,7 @@ def inception(device: str) -> tuple[str, Any]:
 
         return "clean-fid InceptionV3", build_feature_extractor("clean", torch.device(device), use_dataparallel=False)
     except (ImportError, OSError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:120]
+        reason = one_line(error, 120)
         raise ValueError(f"FID and KID need clean-fid and its InceptionV3 ({reason}); pip install clean-fid") from error
 
 
