@@ -46,7 +46,8 @@ def folder(tmp_path_factory):
 
 
 class Server:
-    """A chat-completions server in this process that answers from a list; an int is a status, a float a pause."""
+    """A chat-completions server in this process that answers from a list; an int is a status, perhaps with a
+    reason, a float a pause."""
 
     def __init__(self):
         self.answers: list = []
@@ -65,15 +66,16 @@ class Server:
                 if isinstance(answer, float):
                     time.sleep(answer)
                     answer = "too late"
+                answer, reason = answer if isinstance(answer, tuple) else (answer, f"status {answer}")
                 status = answer if isinstance(answer, int) else 200
                 if isinstance(answer, bytes):
                     reply = answer
                 elif isinstance(answer, int):
-                    reply = json.dumps({"error": {"message": f"status {answer}"}}).encode()
+                    reply = json.dumps({"error": {"message": reason}}).encode()
                 else:
                     message = answer if isinstance(answer, dict) else {"content": answer}
-                    reason = message.pop("finish_reason", "stop")
-                    choice = {"index": 0, "finish_reason": reason, "message": {"role": "assistant", **message}}
+                    end = message.pop("finish_reason", "stop")
+                    choice = {"index": 0, "finish_reason": end, "message": {"role": "assistant", **message}}
                     body = {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}
                     reply = json.dumps(body).encode()
                 try:
@@ -188,6 +190,14 @@ def test_endpoint_questions_of_all_kinds(server, video):
     counts = [sum(c["type"] == "image_url" for c in r["messages"][0]["content"]) for r in server.requests]
     assert counts == [4, 1, 4, 2]
     pickle.loads(pickle.dumps(vlm))  # goes to other processes, though it holds a connection
+
+
+def test_a_server_that_knows_only_max_completion_tokens(server, video):
+    server.answers = [(400, "Unsupported 'max_tokens': use 'max_completion_tokens'"), "a", "b"]
+    vlm = endpoint(server, max_tokens=77)
+    assert [vlm.caption(video.frames) for _ in range(2)] == ["a", "b"]
+    limits = [{name: body[name] for name in body if name.startswith("max_")} for body in server.requests]
+    assert limits == [{"max_tokens": 77}, {"max_completion_tokens": 77}, {"max_completion_tokens": 77}]
 
 
 def test_the_same_question_has_the_same_seed_in_every_process(server, video):

@@ -17,6 +17,7 @@ from data_builders.errors import one_line
 
 DEFAULT = "Qwen/Qwen2.5-VL-7B-Instruct"
 TEMPERATURE, TOP_P = 0.7, 0.9  # Ditto's, for captions and instructions
+_LIMIT, _NEW_LIMIT = "max_tokens", "max_completion_tokens"  # of an answer; new models know only the second
 _JPEG_QUALITY = 95
 _PATIENCE = 10.0  # seconds, with a server that is only to show that it is there
 _BOUNDS = ("minLength", "maxLength", "minItems", "maxItems", "minimum", "maximum")
@@ -92,7 +93,7 @@ class EndpointChat:
             raise ValueError(f"an endpoint is a URL that starts with http:// or https://, got {url!r}")
         self.url, self.name, self.structured = url, model, structured
         self.timeout, self.retries = timeout, retries
-        self.max_tokens, self.max_side = max_tokens, max_side
+        self.limits, self.max_side = {_LIMIT: max_tokens}, max_side
         self._client: Any = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -124,7 +125,7 @@ class EndpointChat:
         import openai
 
         try:
-            answer = self.client.chat.completions.create(**self._request(text, images, schema, seed))
+            answer = self._complete(self._request(text, images, schema, seed))
         except (openai.APIConnectionError, openai.RateLimitError, openai.InternalServerError) as error:
             raise ConnectionError(
                 f"{self.url} did not answer after {self.retries} retries ({one_line(error)}); start it, or run again"
@@ -140,6 +141,17 @@ class EndpointChat:
             ) from error
         return self._content(answer)
 
+    def _complete(self, request: dict[str, Any]) -> Any:
+        import openai
+
+        try:
+            return self.client.chat.completions.create(**request, **self.limits)
+        except openai.BadRequestError as error:
+            if _LIMIT not in self.limits or _NEW_LIMIT not in str(error):
+                raise
+        self.limits = {_NEW_LIMIT: self.limits[_LIMIT]}
+        return self.client.chat.completions.create(**request, **self.limits)
+
     def _request(
         self, text: str, images: Sequence[np.ndarray], schema: dict[str, Any] | None, seed: int
     ) -> dict[str, Any]:
@@ -152,7 +164,6 @@ class EndpointChat:
             "messages": [{"role": "user", "content": content}],
             "temperature": TEMPERATURE,
             "top_p": TOP_P,
-            "max_tokens": self.max_tokens,
             "seed": seed,
         }
         if schema and self.structured:
