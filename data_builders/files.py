@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 UNFINISHED = ".*.unfinished"  # the temporary names, as a pattern within a folder
 _LOCK = ".lock"
@@ -46,19 +47,13 @@ def only_run(folder: Path) -> Iterator[None]:
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--output {str(folder)!r} is a file; give a folder")
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / _LOCK
-    with open(path, "ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            free = os.fstat(file.fileno()).st_nlink > 0  # else the run before has ended at this moment
-        except BlockingIOError:
-            free = False
-        if not free:
-            raise ValueError(f"another run is writing to {str(folder)!r}; wait for its end, or give another --output")
-        try:
+    try:
+        with FileLock(folder / _LOCK, timeout=0):
             yield
-        finally:
-            path.unlink(missing_ok=True)
+    except Timeout:
+        raise ValueError(
+            f"another run is writing to {str(folder)!r}; wait for its end, or give another --output"
+        ) from None
 
 
 def is_empty(folder: Path) -> bool:

@@ -262,7 +262,7 @@ def test_overwrite_replaces_data_and_nothing_else(tmp_path: Path, capsys) -> Non
     assert main([*common, "--num", "3", "--videos", "2"]) == 0
     (tmp_path / "notes.txt").write_text("mine")
     assert main([*common, "--num", "2", "--videos", "1", "--overwrite"]) == 0
-    assert [p.name for p in sorted(tmp_path.iterdir())] == ["notes.txt", "part-00000.parquet", "videos"]
+    assert [p.name for p in sorted(tmp_path.glob("[!.]*"))] == ["notes.txt", "part-00000.parquet", "videos"]
     assert len(list((tmp_path / "videos").iterdir())) == 3
     assert main(["list"]) == 0
     assert "world" in capsys.readouterr().out
