@@ -31,8 +31,15 @@ def write_text(path: Path, text: str) -> None:
         unfinished.write_text(text, encoding="utf-8")
 
 
-def shards_folder(text: str) -> Path:
-    """Of an option: a folder that gets Parquet files. Raises argparse.ArgumentTypeError for a name that is no text."""
+def add_shards_folder(parser: argparse.ArgumentParser) -> None:
+    """Declares --output, a folder that gets Parquet files."""
+    parser.add_argument(
+        "--output", metavar="DIR", type=_shards_folder, required=True, help="folder of the Parquet shards"
+    )
+
+
+def _shards_folder(text: str) -> Path:
+    """Raises argparse.ArgumentTypeError for a name that is no text."""
     if text.encode(errors="ignore").decode() != text:  # pyarrow takes no such names
         raise argparse.ArgumentTypeError(f"the name of the folder is no UTF-8: {text!r}; give another")
     return Path(text)

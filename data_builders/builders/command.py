@@ -23,7 +23,7 @@ from data_builders.builders import generators
 from data_builders.builders.base import VideoBuilder, settings
 from data_builders.builders.sources import CURATIONS, FOUND, Named, clips_of, named_by
 from data_builders.engine import Placing
-from data_builders.files import UNFINISHED, is_empty, only_run, shards_folder, write_text
+from data_builders.files import UNFINISHED, add_shards_folder, is_empty, only_run, write_text
 from data_builders.shards import Failure, Job, Outcome, holds_records, plan
 from data_builders.workers import MARKS
 
@@ -36,9 +36,7 @@ def add_arguments(builder: VideoBuilder, parser: argparse.ArgumentParser) -> Non
     sources = parser.add_mutually_exclusive_group(required=True)
     sources.add_argument("--videos", metavar="PATH", type=Path, nargs="+", help="video files, or folders with some")
     sources.add_argument("--clips", metavar="PATH", type=Path, help="what python -m data_builders clips has made")
-    parser.add_argument(
-        "--output", metavar="DIR", type=shards_folder, required=True, help="folder of the Parquet shards"
-    )
+    add_shards_folder(parser)
     parser.add_argument("--seed", metavar="S", type=int, default=0, help="another seed, other records (default: 0)")
     parser.add_argument("--overwrite", action="store_true", help="replace the build in DIR")
     reading = parser.add_argument_group("clips of --videos")

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from itertools import chain, islice
 from pathlib import Path
 
-from data_builders.files import claimed, shards_folder, write_text
+from data_builders.files import add_shards_folder, claimed, write_text
 from data_builders.names import look_up
 from data_builders.public_sets.items import Reader
 from data_builders.public_sets.registry import READERS
@@ -23,9 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     formats = ", ".join(READERS)
     parser.add_argument("--format", metavar="NAME", required=True, help=f"which set: {formats}")
     parser.add_argument("--source", metavar="DIR", type=Path, required=True, help="folder of the set as downloaded")
-    parser.add_argument(
-        "--output", metavar="DIR", type=shards_folder, required=True, help="folder of the Parquet shards"
-    )
+    add_shards_folder(parser)
     parser.add_argument("--limit", metavar="N", type=int, help="at most N records")
     parser.add_argument("--strict", action="store_true", help="stop at the first bad item instead of leaving it out")
     parser.add_argument("--overwrite", action="store_true", help="replace the data in the output folder")

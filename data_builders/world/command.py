@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from data_builders.files import claimed, shards_folder
+from tqdm import tqdm
+
+from data_builders.files import add_shards_folder, claimed
 from data_builders.world.export import SUFFIXES, world_videos, write_video
 from data_builders.world.recipes import RECIPES, get_recipe
 from data_builders.world.stream import WorldStream
@@ -12,9 +14,7 @@ from unireal.data.records import write_shards
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--output", metavar="DIR", type=shards_folder, required=True, help="folder of the Parquet shards"
-    )
+    add_shards_folder(parser)
     parser.add_argument("--num", metavar="N", type=int, required=True, help="how many records")
     parser.add_argument("--seed", metavar="S", type=int, default=0, help="another seed, other records (default: 0)")
     parser.add_argument("--size", metavar="WxH", type=_size, default=(64, 64), help="of pictures (default: 64x64)")
@@ -30,8 +30,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Raises ValueError for bad input and OSError if the folder cannot be written."""
-    from tqdm import tqdm
-
     if min(options.num, options.videos, options.seed) < 0:
         raise ValueError("--num, --videos and --seed are whole numbers from 0; give none below")
     if options.num + options.videos == 0:

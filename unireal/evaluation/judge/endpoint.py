@@ -72,8 +72,9 @@ class Endpoint:
         while True:
             self.budget.call()
             limit = self._limit
-            known = {limit if name == LIMIT else name: value for name, value in self.settings.items()}
-            given: dict[str, Any] = {name: value for name, value in known.items() if value is not None}
+            given: dict[str, Any] = {
+                limit if name == LIMIT else name: value for name, value in self.settings.items() if value is not None
+            }
             try:
                 answer = self._client.chat.completions.create(model=self.model, messages=messages, **given)
                 return self._reply(answer)
