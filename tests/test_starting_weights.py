@@ -7,7 +7,9 @@ import torch
 from conftest import debug_components
 from torch import nn
 
+from unireal.config import MODELS
 from unireal.experiments import OptimizerConfig
+from unireal.model.build import build
 from unireal.model.embeddings import PooledText, apply_rotary, frame_positions, rotary_embedding
 from unireal.model.transformer import UniRealTransformer
 from unireal.training.optimizers import make_optimizers
@@ -84,6 +86,21 @@ def test_pooled_text_reaches_the_time_embedding(pooled):
 
     text = torch.randn(1, 4, transformer.config.text_embed_dim)
     assert torch.equal(times(text), times(text + 1)) is not pooled
+
+
+@torch.no_grad()
+def test_a_fresh_text_encoder_knows_which_words_are_neighbours():
+    words = "a red star at the left and small cyan blue cross right".split()
+    text = build(MODELS["tiny"], words).text
+    one, other = (
+        text([f"a red star at the left and a small {colour} cross at the right"]).features[0]
+        for colour in ("cyan", "blue")
+    )
+    change = (one - other).norm(dim=-1) / one.norm(dim=-1)
+    star, small, cross = 2, 8, 10
+    assert change[cross] > 2 * change[star] and change[small] > 2 * change[star]
+    same = text(["a red cross and a blue star"]).features[0], text(["a blue cross and a red star"]).features[0]
+    assert (same[0][2] - same[1][2]).norm() > 0.2 * same[0][2].norm()  # of which colour the cross is
 
 
 def test_the_text_encoder_has_a_learning_rate_of_its_own():

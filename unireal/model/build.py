@@ -10,7 +10,7 @@ from torch import nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, T5Config, T5EncoderModel, T5TokenizerFast
 
 from unireal.config import ModelConfig
-from unireal.model.text_encoder import TextEncoder, add_referring_tokens
+from unireal.model.text_encoder import TextEncoder, add_referring_tokens, start_with_word_order
 from unireal.model.transformer import UniRealTransformer
 from unireal.model.vae import VAE, FrameCodec
 from unireal.prompts import CONTEXT_KEYWORDS
@@ -71,6 +71,8 @@ def build(config: ModelConfig, vocabulary: list[str], seed: int = 0) -> Componen
     else:
         tokenizer = word_tokenizer(vocabulary)
         text_encoder = T5EncoderModel(T5Config(vocab_size=len(tokenizer), **config.text))
+        start_with_word_order(text_encoder)
+        start_with_word_order(text_encoder)
     add_referring_tokens(tokenizer, text_encoder, limits["max_inputs"], limits["max_results"])
     transformer = UniRealTransformer(
         **config.transformer,

@@ -15,6 +15,9 @@ from transformers import PreTrainedTokenizerBase, T5EncoderModel
 from unireal.prompts import referring_words
 
 _FIELDS = ("features", "mask", "referring")
+# how much less a head attends to a word with every token of distance: (before it, after it)
+_SLOPES = ((0.7, 0.7), (0.5, 3.0), (3.0, 0.5))  # both sides, mostly before, mostly after
+_LOWEST = 20.0
 _CACHE_SIZE = 512  # prompts; those of T5-XXL take 4 MB each
 # (prompt, length that it is padded to) -> features
 _CACHES: WeakKeyDictionary[T5EncoderModel, OrderedDict[tuple[str, int], TextFeatures]] = WeakKeyDictionary()
@@ -39,6 +42,26 @@ def add_referring_tokens(tokenizer: PreTrainedTokenizerBase, model: T5EncoderMod
     tokenizer.add_special_tokens({"additional_special_tokens": words}, replace_extra_special_tokens=False)
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+
+
+@torch.no_grad()
+def start_with_word_order(model: T5EncoderModel) -> None:
+    """Lets most heads of a fresh T5 see neighbouring words best: their bias falls with the distance, as in ALiBi.
+
+    T5's own start says nothing of the order of words, and a small one that is trained with images hardly finds it: it
+    reads captions as sets of words (docs/training-log.md). The bias is learned further; every fourth head stays T5's.
+    """
+    attention = model.encoder.block[0].layer[0].SelfAttention  # the other blocks add the same bias
+    reach, buckets = attention.relative_attention_max_distance, attention.relative_attention_num_buckets
+    offsets = torch.arange(-reach, reach + 1)  # where a word lies that is looked at, in tokens
+    bucket = attention._relative_position_bucket(offsets, num_buckets=buckets, max_distance=reach)
+    count = torch.bincount(bucket, minlength=buckets).clamp(min=1)  # one bucket is never used
+    bias = attention.relative_attention_bias.weight  # (bucket, head)
+    for head in range(bias.shape[1]):
+        if head % 4 < len(_SLOPES):
+            before, after = _SLOPES[head % 4]
+            fall = torch.where(offsets < 0, -before * offsets, after * offsets).clamp(max=_LOWEST)
+            bias[:, head] = -torch.bincount(bucket, fall, buckets) / count
 
 
 class TextEncoder:
