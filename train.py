@@ -7,7 +7,12 @@ accelerate launch --num_processes 2 train.py tiny
 
 import sys
 
-from unireal.training.cli import main
+from unireal.arguments import failed
+
+try:
+    from unireal.training.cli import main
+except ImportError as error:  # a package of the extra train
+    sys.exit(failed(error))
 
 if __name__ == "__main__":
     sys.exit(main())

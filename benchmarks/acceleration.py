@@ -29,8 +29,7 @@ from tqdm import tqdm
 from benchmarks.acceleration_report import PLAIN, chart, markdown, summary
 from benchmarks.local_edits import EDITS, local_edit
 from unireal.acceleration import Accelerations, SpotEdit, accelerations
-from unireal.acceleration.fit_teacache import load_parts, prepare
-from unireal.acceleration.measure import LiveMemory, counted
+from unireal.acceleration.measure import LiveMemory, counted, load_parts, prepare
 from unireal.arguments import Parser, at_least_one, failed, usable_device
 from unireal.config import MODELS
 from unireal.diffusion.guidance import Guidance

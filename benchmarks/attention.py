@@ -5,11 +5,12 @@ python benchmarks/attention.py --tokens 150 512 1024 --dtype bfloat16
 
 from __future__ import annotations
 
-import argparse
 import time
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
+
+from unireal.arguments import Parser, at_least_one
 
 
 def plain(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
@@ -28,13 +29,13 @@ def seconds(attention, shape: tuple[int, ...], dtype: torch.dtype, repeats: int)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tokens", type=int, nargs="+", default=[150, 512, 1024])
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--heads", type=int, default=4)
-    parser.add_argument("--head-dim", type=int, default=64)
+    parser = Parser(prog="python benchmarks/attention.py", description=__doc__.splitlines()[0])
+    parser.add_argument("--tokens", type=at_least_one, nargs="+", default=[150, 512, 1024])
+    parser.add_argument("--batch", type=at_least_one, default=32)
+    parser.add_argument("--heads", type=at_least_one, default=4)
+    parser.add_argument("--head-dim", type=at_least_one, default=64)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
-    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--repeats", type=at_least_one, default=7)
     options = parser.parse_args()
     print("| tokens | plain ms | SDPA ms | SDPA / plain |\n|---|---|---|---|")
     for tokens in options.tokens:

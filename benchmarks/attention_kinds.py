@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from data_builders.world.recipes import RECIPES
-from unireal.arguments import failed
+from unireal.arguments import Parser, at_least_one, failed
 from unireal.evaluation import metrics
 from unireal.evaluation.report import Report
 from unireal.evaluation.results import write_json, write_text
@@ -141,8 +141,6 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         start = find_model(options.start, "--start")
         check_model_folder(start)
-        if options.steps < 1:
-            raise ValueError(f"the number of steps must be at least 1, got {options.steps}")
         if (options.output / "full").exists():
             raise ValueError(f"{options.output} holds an earlier run; give another --output")
         before, after, losses = {}, {}, {}
@@ -164,18 +162,18 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def _parser() -> Parser:
+    parser = Parser(prog="python -m benchmarks.attention_kinds", description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--start", default="unireal-tiny", help="a shipped model or a folder")
-    add("--steps", type=int, default=150, help="of training, for each kind")
-    add("--batch-size", type=int, default=16)
+    add("--steps", type=at_least_one, default=150, help="of training, for each kind")
+    add("--batch-size", type=at_least_one, default=16)
     add("--lr", type=float, default=2e-4)
     add("--precision", default="bf16", choices=("no", "bf16"))
     add("--seed", type=int, default=0, help="of the noise in training")
-    add("--limit", type=int, default=64, help="held-out scenes for each recipe")
+    add("--limit", type=at_least_one, default=64, help="held-out scenes for each recipe")
     add("--only", nargs="+", default=list(ASKED), choices=list(RECIPES), metavar="RECIPE")
-    add("--size", type=int, default=64, help="side of the pictures in pixels")
+    add("--size", type=at_least_one, default=64, help="side of the pictures in pixels")
     add("--output", type=Path, required=True, help="folder for models, attention_kinds.md and .json")
     return parser
 

@@ -10,8 +10,8 @@ windows meet ("at seams"), and elsewhere ("inside"). Windows that are well joine
 
 from __future__ import annotations
 
-import argparse
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,7 +22,9 @@ from tqdm import tqdm
 from data_builders.world.draw import Draw, Made
 from data_builders.world.stream import TEST_SEEDS
 from data_builders.world.video_recipes import FRAMES, video_edit
+from unireal.arguments import Parser, at_least_one, failed
 from unireal.evaluation.metrics import pooled_psnr, squared_error
+from unireal.files import check_writable
 from unireal.pipeline import UniRealPipeline
 from unireal.sample import Role
 from unireal.video.windows import OVERLAP
@@ -87,17 +89,23 @@ def _plain(value: object) -> object:
     return value
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(arguments: list[str] | None = None) -> int:
+    """Returns the exit status: 0 done, 2 bad input."""
+    parser = Parser(prog="python -m benchmarks.long_videos", description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="unireal-tiny")
-    parser.add_argument("--limit", type=int, default=32, help="videos")
-    parser.add_argument("--frames", type=int, default=4 * FRAMES, help=f"of each, a multiple of {FRAMES}")
-    parser.add_argument("--steps", type=int, help="denoising steps (default: the model's)")
+    parser.add_argument("--limit", type=at_least_one, default=32, help="videos")
+    parser.add_argument("--frames", type=at_least_one, default=4 * FRAMES, help=f"of each, a multiple of {FRAMES}")
+    parser.add_argument("--steps", type=at_least_one, help="denoising steps (default: the model's)")
     parser.add_argument("--output", type=Path, help="JSON file to write")
-    options = parser.parse_args()
-    if options.frames < FRAMES or options.frames % FRAMES:
-        parser.exit(2, f"error: --frames is a multiple of {FRAMES}, got {options.frames}\n")
-    pipeline = UniRealPipeline.from_pretrained(options.model)
+    options = parser.parse_args(arguments)
+    if options.frames % FRAMES:
+        parser.error(f"--frames is a multiple of {FRAMES}, got {options.frames}")
+    try:
+        if options.output:
+            check_writable(options.output)
+        pipeline = UniRealPipeline.from_pretrained(options.model)
+    except (ValueError, OSError) as error:
+        return failed(error)
     pipeline.set_progress_bar_config(disable=True)
     pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
     found: dict[str, list[dict[str, float]]] = {}
@@ -117,7 +125,8 @@ def main() -> None:
         settings = {name: str(value) for name, value in vars(options).items()}
         content = {"settings": settings, "PSNR": means, "squared errors": found}
         options.output.write_text(json.dumps(_plain(content), indent=1) + "\n")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -27,7 +27,7 @@ from tqdm import tqdm
 from benchmarks.acceleration import named
 from unireal.acceleration import Accelerations, SpotEdit, accelerations
 from unireal.acceleration.measure import counted, randomize
-from unireal.arguments import failed
+from unireal.arguments import Parser, at_least_one, failed, usable_device
 from unireal.config import MODELS, get_model
 from unireal.diffusion.guidance import Guidance
 from unireal.diffusion.sampling import Conditions, denoise
@@ -68,9 +68,7 @@ class Cost:
 
 
 def random_transformer(options: argparse.Namespace) -> UniRealTransformer:
-    """Some blocks of a named size, with random weights. Raises ValueError for fewer than one."""
-    if options.layers < 1:
-        raise ValueError(f"the number of layers must be at least 1, got {options.layers}")
+    """Some blocks of a named size, with random weights."""
     config = get_model(options.model)
     shape = config.transformer | {"num_layers": options.layers, "condition_attention": options.condition_attention}
     torch.manual_seed(0)
@@ -179,6 +177,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 0 done, 2 bad input."""
     options = _parser().parse_args(arguments)
     try:
+        options.device = usable_device(options.device)
+        if not all(0 < share <= 1 for share in options.shares):
+            raise ValueError(f"--shares are above 0 and at most 1, got {options.shares}")
         if options.output:
             check_writable(named(options.output, ".json"))
         transformer, rows = random_transformer(options), []
@@ -187,7 +188,7 @@ def main(arguments: list[str] | None = None) -> int:
             problems[0].plugins(combination, None)  # an unknown name or setting is said before anything runs
         for side, problem in zip(options.sizes, problems, strict=True):
             rows += measure(problem, side)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         return failed(error)
     table = markdown(rows)
     print(table)
@@ -202,18 +203,18 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def _parser() -> Parser:
+    parser = Parser(prog="python -m benchmarks.scaling", description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--model", default="2b", choices=list(MODELS), help="whose width, heads and text length are taken")
-    add("--layers", type=int, default=1)
+    add("--layers", type=at_least_one, default=1)
     add("--condition-attention", default="isolated", choices=("full", "isolated"))
-    add("--sizes", nargs="+", type=int, default=[256, 512, 1024], metavar="N", help="sides in pixels")
-    add("--inputs", type=int, default=1, help="input frames of the result's size")
+    add("--sizes", nargs="+", type=at_least_one, default=[256, 512, 1024], metavar="N", help="sides in pixels")
+    add("--inputs", type=at_least_one, default=1, help="input frames of the result's size")
     add("--shares", nargs="+", type=float, default=[0.1, 0.25], metavar="SHARE", help="of tokens that an edit changes")
-    add("--steps", type=int, default=28)
-    add("--plain-steps", type=int, help="of the plain call, which is then taken to cost as much in all others")
-    add("--repeats", type=int, default=1)
+    add("--steps", type=at_least_one, default=28)
+    add("--plain-steps", type=at_least_one, help="of the plain call, which is then taken to cost as much in all others")
+    add("--repeats", type=at_least_one, default=1)
     add("--accelerate", nargs="+", default=list(COMBINATIONS), metavar="NAME[:SETTING=VALUE][+NAME..]")
     add("--spotedit", default="", metavar=":SETTING=VALUE", help="settings of spotedit, for example :reset=0.3")
     add("--dtype", default="bfloat16", choices=DTYPES)

@@ -10,7 +10,6 @@ memos save, but not what overlaps.
 
 from __future__ import annotations
 
-import argparse
 import os
 import statistics
 import tempfile
@@ -24,6 +23,7 @@ import torch
 from PIL import Image
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer, ViTConfig, ViTModel
 
+from unireal.arguments import Parser, at_least_one
 from unireal.evaluation.backbones import Clip, Dino
 from unireal.evaluation.measures import fidelity, similarity
 from unireal.evaluation.measures.base import Measure, Scores
@@ -135,13 +135,15 @@ def compare(items: list[Item], run: RunFolder, workers: int, rounds: int) -> dic
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pairs", type=int, default=500)
-    parser.add_argument("--side", type=int, default=512, help="of the pictures, in pixels")
-    parser.add_argument("--workers", type=int, default=2, help="threads that decode")
-    parser.add_argument("--threads", type=int, default=1, help="of torch")
-    parser.add_argument("--rounds", type=int, default=5, help="in which the ways take turns")
+    parser = Parser(prog="python benchmarks/scoring.py", description=__doc__.splitlines()[0])
+    parser.add_argument("--pairs", type=at_least_one, default=500)
+    parser.add_argument("--side", type=at_least_one, default=512, help="of the pictures, in pixels")
+    parser.add_argument("--workers", type=at_least_one, default=2, help="threads that decode")
+    parser.add_argument("--threads", type=at_least_one, default=1, help="of torch")
+    parser.add_argument("--rounds", type=at_least_one, default=5, help="in which the ways take turns")
     options = parser.parse_args()
+    if options.rounds > options.pairs:
+        parser.error(f"--rounds {options.rounds} is more than the {options.pairs} pairs that rounds share")
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as folder:
         items, run = write_pairs(Path(folder), options.pairs, options.side)

@@ -1,5 +1,6 @@
-"""Training throughput of our blocks against diffusers' CogVideoX blocks: the same weights, the same tokens, forward and
-backward, in turns in one run.
+"""Training throughput of our blocks against diffusers' CogVideoX blocks, forward and backward, in turns in one run.
+
+Both have the same weights and the same tokens.
 
 python benchmarks/training.py
 python benchmarks/training.py --heads 48 --layers 4 --size 512 --device cuda --dtype bfloat16
@@ -7,7 +8,6 @@ python benchmarks/training.py --heads 48 --layers 4 --size 512 --device cuda --d
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +17,7 @@ import torch
 from diffusers.models.transformers.cogvideox_transformer_3d import CogVideoXBlock
 from torch import nn
 
+from unireal.arguments import Parser, at_least_one
 from unireal.model.blocks import UniRealBlock
 from unireal.model.embeddings import frame_positions, frame_times, rotary_embedding
 from unireal.model.packing import PackedSequence, Segment
@@ -128,13 +129,15 @@ def compare(setup: Setup, repeats: int) -> tuple[list[float], list[float], float
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--heads", type=int, default=8, help="of 64 channels (CogVideoX-2B: 30, 5B: 48)")
-    parser.add_argument("--layers", type=int, default=2, help="(2B: 30, 5B: 42)")
-    parser.add_argument("--size", type=int, nargs="+", default=[256, 512], help="sides of the frames, in pixels")
-    parser.add_argument("--frames", type=int, default=2)
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=9)
+    parser = Parser(prog="python benchmarks/training.py", description=__doc__.splitlines()[0])
+    parser.add_argument("--heads", type=at_least_one, default=8, help="of 64 channels (CogVideoX-2B: 30, 5B: 48)")
+    parser.add_argument("--layers", type=at_least_one, default=2, help="(2B: 30, 5B: 42)")
+    parser.add_argument(
+        "--size", type=at_least_one, nargs="+", default=[256, 512], help="sides of the frames, in pixels"
+    )
+    parser.add_argument("--frames", type=at_least_one, default=2)
+    parser.add_argument("--batch", type=at_least_one, default=1)
+    parser.add_argument("--repeats", type=at_least_one, default=9)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     options = parser.parse_args()

@@ -63,6 +63,9 @@ def main(arguments: list[str] | None = None) -> int:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except ModuleNotFoundError as error:
+        print(f"error: {error.name} is not installed: pip install 'unireal[data]'", file=sys.stderr)
+        return 2
     except BrokenPipeError:
         raise
     except OSError as error:

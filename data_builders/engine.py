@@ -109,10 +109,12 @@ def _choose_runner(placing: Placing) -> None:
     import daft
 
     wanted = "native" if placing.ray_address is None else "ray"
+    # macOS and Windows do not tell which cores this process may use
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         if placing.ray_address is None:
             # A thread for each worker, even if there are fewer cores: workers may wait for GPUs.
-            daft.set_runner_native(max(placing.workers, len(os.sched_getaffinity(0))))
+            daft.set_runner_native(max(placing.workers, cores))
         else:
             daft.set_runner_ray(placing.ray_address, noop_if_initialized=True)
     except daft.exceptions.DaftCoreException as error:

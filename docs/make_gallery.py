@@ -15,7 +15,7 @@ from PIL import Image
 
 from data_builders.world.recipes import RECIPES, sample_and_scene
 from data_builders.world.stream import TEST_SEEDS
-from unireal.evaluation.exams import Item
+from unireal.evaluation.exams import WorldItem
 from unireal.evaluation.report import Example, Report
 from unireal.pipeline import UniRealPipeline
 from unireal.tasks import TASKS, TaskSpec
@@ -55,7 +55,7 @@ def section(spec: TaskSpec) -> str:
 
 def save_example(pipeline: UniRealPipeline, spec: TaskSpec) -> None:
     recipe = recipe_of(spec)
-    item = Item(*sample_and_scene(recipe, TEST_SEEDS))
+    item = WorldItem(*sample_and_scene(recipe, TEST_SEEDS))
     inputs = [frame.image for frame in item.sample.inputs]
     output = item.finished(pipeline.generate([item.question()])[0])
     example = Example(spec.name, item.sample.instruction, inputs, item.truth, output)
@@ -65,7 +65,9 @@ def save_example(pipeline: UniRealPipeline, spec: TaskSpec) -> None:
 
 
 def is_up_to_date() -> bool:
-    return (DOCS / "tasks.md").read_text() == page() and all(picture_path(spec).is_file() for spec in TASKS.values())
+    return (DOCS / "tasks.md").read_text(encoding="utf-8") == page() and all(
+        picture_path(spec).is_file() for spec in TASKS.values()
+    )
 
 
 def main() -> int:
@@ -77,7 +79,7 @@ def main() -> int:
     pipeline.set_progress_bar_config(disable=True)
     for spec in TASKS.values():
         save_example(pipeline, spec)
-    (DOCS / "tasks.md").write_text(page())
+    (DOCS / "tasks.md").write_text(page(), encoding="utf-8")
     return 0
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from data_builders.world.recipes import sample_and_scene
 from data_builders.world.stream import TEST_SEEDS
-from unireal.evaluation.exams import Item
+from unireal.evaluation.exams import WorldItem
 from unireal.evaluation.report import Example, Report
 from unireal.pipeline import UniRealPipeline
 
@@ -20,7 +20,7 @@ COLUMNS, SCALE = 2, 2
 
 
 def example(pipeline: UniRealPipeline, recipe: str, seed: int) -> Example:
-    item = Item(*sample_and_scene(recipe, TEST_SEEDS + seed))
+    item = WorldItem(*sample_and_scene(recipe, TEST_SEEDS + seed))
     inputs = [frame.image for frame in item.sample.inputs]
     output = item.finished(pipeline.generate([item.question()])[0])
     return Example(recipe, item.sample.instruction, inputs, item.truth, output)

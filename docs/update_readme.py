@@ -38,7 +38,7 @@ def _pictures(spec: TaskSpec) -> str:
 
 def results_table() -> str:
     """One row per primary score of the shipped model, with its baselines."""
-    run = json.loads(RESULTS.read_text())
+    run = json.loads(RESULTS.read_text(encoding="utf-8"))
     names = ["copy", "mean", "random object", "per frame"]
     head = ["recipe", "scenes", "n", "metric", "unireal-tiny", *names, "bar"]
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
@@ -58,7 +58,7 @@ def results_table() -> str:
 
 
 def headlines_tables() -> str:
-    return headlines(json.loads(RESULTS.read_text()))
+    return headlines(json.loads(RESULTS.read_text(encoding="utf-8")))
 
 
 def _number(value: float | str | None) -> str:
@@ -79,10 +79,10 @@ def updated(text: str) -> str:
 def main() -> int:
     status = 0
     for page in PAGES:
-        old = page.read_text()
+        old = page.read_text(encoding="utf-8")
         new = updated(old)
         if "--check" not in sys.argv[1:]:
-            page.write_text(new)
+            page.write_text(new, encoding="utf-8")
         elif new != old:
             print(f"{page.name} is not up to date; run: python docs/update_readme.py", file=sys.stderr)
             status = 1

@@ -1,6 +1,9 @@
 """Accelerations on small random models: neutral settings change nothing, and what is saved is what is claimed."""
 
 import json
+from contextlib import nullcontext
+from dataclasses import replace
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -17,18 +20,21 @@ from PIL import Image
 
 import unireal.model.transformer
 from benchmarks.acceleration import main as benchmark
-from unireal.acceleration import ConditionCache, SpotEdit, TaylorSeer, TeaCache, accelerations
+from data_builders.world.recipes import world_sample
+from data_builders.world.stream import TEST_SEEDS
+from unireal.acceleration import ConditionCache, SpotEdit, TaylorSeer, TeaCache, accelerations, fit_teacache
 from unireal.acceleration.base import StepScheduler
-from unireal.acceleration.fit_teacache import Recorder, fit, load_parts
+from unireal.acceleration.fit_teacache import Recorder, fit
 from unireal.acceleration.fit_teacache import main as fit_main
 from unireal.acceleration.judges import DecoderJudge, cosine_judge, decoder_features, grow, l2_judge, two_means
-from unireal.acceleration.measure import LiveMemory, counted, randomize
+from unireal.acceleration.measure import LiveMemory, counted, load_parts, randomize
 from unireal.acceleration.memory import Blend, KeyValueStore
 from unireal.acceleration.plan import FrameLayout, Plan
 from unireal.acceleration.skipping import Forecast
 from unireal.acceleration.spotedit import pixel_mask
 from unireal.diffusion.guidance import FULL, NO_TEXT, NOTHING, Guidance
 from unireal.diffusion.sampling import Call, Conditions, denoise
+from unireal.model.embeddings import apply_rotary
 from unireal.model.text_encoder import TextFeatures
 from unireal.model.transformer import UniRealTransformer
 from unireal.model.vae import FrameCodec
@@ -305,6 +311,18 @@ def test_recursive_fusion_follows_the_formula():
         weight = np.cos(np.pi * np.float32(t) / 2) ** 2
         own = weight * own + (1 - weight) * reference
         torch.testing.assert_close(store._before[0][0][:, :, TEXT + 24 + kept], own)
+        angles = (a[TEXT + 24 + kept] for a in accelerator._branches[FULL.name].sequence.rotary)
+        turned = apply_rotary(own, tuple(angles))
+        torch.testing.assert_close(store._stored[0][0][:, :, TEXT + 24 + kept], turned)
+
+
+@pytest.mark.parametrize("fusion", ["reference", "cos2_recursive"])
+def test_fusion_leaves_a_branch_without_inputs_alone(fusion):
+    """It has no canvas, wherever that is among the inputs."""
+    transformer, (given, noise) = model(), inputs(2)
+    given = replace(given, frames=given.frames[::-1], roles=given.roles.flip(1))
+    (out,) = sample(transformer, given, noise, spot(left_half(), fusion=fusion), GUIDED)
+    assert torch.equal(out[..., :6], given.frames[1][..., :6]) and torch.isfinite(out).all()
 
 
 def test_a_token_that_is_kept_later_is_blended_as_it_was_computed_last():
@@ -319,6 +337,27 @@ def test_a_token_that_is_kept_later_is_blended_as_it_was_computed_last():
     for found in store.exchange(0, passes[2][:, :, 2:], passes[2][:, :, 2:], None):
         torch.testing.assert_close(found[:, :, 1], 0.25 * passes[1][:, :, 1] + 0.75 * passes[0][:, :, 0])
         assert torch.equal(found[:, :, 2], passes[2][:, :, 2])
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_offloaded_weights_come_in_and_go_back(fails):
+    transformer, (given, noise) = model(), inputs(1)
+    block, moved = transformer.transformer_blocks[0], []
+    for module in (transformer, block):  # TeaCache calls the first block's norm by itself
+        moves = {
+            "pre_forward": lambda m: moved.append((m, "in")),
+            "post_forward": lambda m, _: moved.append((m, "out")),
+        }
+        module._hf_hook = SimpleNamespace(**moves)
+
+    def stop(step, t, latents):
+        if fails and step == 2:
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop") if fails else nullcontext():
+        sample(transformer, given, noise, TeaCache(threshold=0), steps=4, callback=stop)
+    assert [way for m, way in moved if m is transformer] == ["in", "out"] and moved[-1] == (transformer, "out")
+    assert [way for m, way in moved if m is block] == ["in", "out"] * (3 if fails else 4)
 
 
 def test_state_is_released_after_an_exception():
@@ -372,6 +411,14 @@ def test_teacache_adds_up_predicted_changes():
             ran.append(step)
         value *= 1.1
     assert ran == [0, 3, 6]
+
+
+def test_teacache_without_a_threshold_runs_every_step_whatever_it_predicts():
+    skipping = TeaCache(threshold=0, polynomial=(-1.0, 0.0)).skipping(Call(None, None, 8, ()))
+    for step in range(8):
+        skipping.follow(torch.arange(1))
+        assert not skipping.wants(step, lambda: torch.ones(1, 1, 1))
+        skipping.computed(step, torch.zeros(1, 1, 1))
 
 
 @pytest.mark.parametrize("order", [0, 1, 2, 3])
@@ -576,6 +623,17 @@ def test_token_judges_and_two_means():
     assert grow(active, 0).sum() == 1 and grow(active, 1).sum() == 9
 
 
+def test_judges_see_each_sample_of_a_batch_alone():
+    canvas = torch.randn(3, CHANNELS, 8, 12) * torch.tensor([0.1, 1.0, 10.0]).view(3, 1, 1, 1)
+    result = canvas + 0.1 * torch.randn(3, CHANNELS, 8, 12)
+    for judge in (cosine_judge(PATCH), l2_judge(PATCH)):
+        scores = judge(result, canvas)
+        alone = torch.cat([judge(result[i : i + 1], canvas[i : i + 1]) for i in range(3)])
+        torch.testing.assert_close(scores, alone)
+        thresholds = torch.cat([two_means(one[None].flatten(1)) for one in scores])
+        torch.testing.assert_close(two_means(scores.flatten(1)), thresholds)
+
+
 def test_a_small_region_is_grown_by_default():
     """Of 4 x 6 tokens, the first sample changes one and the second half of them, the third none."""
     given, _ = inputs(1, batch=3)
@@ -673,9 +731,11 @@ def test_the_empty_prompt_is_encoded_only_for_guidance(tiny_pipeline, monkeypatc
     assert encoded(guidance_scale=2.0) and not encoded(guidance_scale=2.0, guidance_interval=(0.9, 0.95))
 
 
-def test_fitting_writes_a_file_that_teacache_reads(tmp_path, capsys):
-    file = tmp_path / "teacache.json"
+def test_fitting_writes_a_file_that_teacache_reads(tmp_path, capsys, monkeypatch):
+    file, seeds = tmp_path / "teacache.json", []
+    monkeypatch.setattr(fit_teacache, "world_sample", lambda *a: seeds.append(a[1]) or world_sample(*a))
     assert fit_main(f"--model debug --samples 1 --steps 6 --size 16 --recipes recolor --output {file}".split()) == 0
+    assert len(seeds) == 1 and seeds[0] >= TEST_SEEDS  # held out
     report = json.loads(file.read_text())
     plugin = accelerations(f"teacache:polynomial={file}")[0]
     assert plugin.polynomial == tuple(report["polynomial"]) and len(plugin.polynomial) == 5
@@ -753,6 +813,7 @@ def test_isolated_attention_needs_fewer_full_steps():
     plugin = SpotEdit()
     assert plugin.full_steps(28, False) == {0, 1, 2, 8, 13, 18, 23}
     assert plugin.full_steps(28, True) == {0, 1, 10, 18, 26}
+    assert SpotEdit(initial=0.1, reset=0.4).full_steps(10, True) == {0, 5}  # not 9, as nothing comes after it
     assert SpotEdit(initial=0.1, reset=0.18).full_steps(28, True) == plugin.full_steps(28, False)
     for attention, full in (("full", 7), ("isolated", 5)):
         transformer, (given, noise) = model(attention), inputs(1)

@@ -200,6 +200,22 @@ def test_a_server_that_knows_only_max_completion_tokens(server, video):
     assert limits == [{"max_tokens": 77}, {"max_completion_tokens": 77}, {"max_completion_tokens": 77}]
 
 
+def test_a_server_that_takes_no_temperature(server, video):
+    unsupported = "Unsupported parameter: '{}' is not supported with this model."
+    server.answers = [*((400, unsupported.format(name)) for name in ("temperature", "top_p")), "a", "b"]
+    vlm = endpoint(server)
+    assert [vlm.caption(video.frames) for _ in range(2)] == ["a", "b"]
+    sent = [[name for name in ("temperature", "top_p") if name in body] for body in server.requests]
+    assert sent == [["temperature", "top_p"], ["top_p"], [], []]
+
+
+def test_a_temperature_in_another_complaint_is_kept(server, video):
+    server.answers = [(400, "bad picture in {'temperature': 0.7}")]
+    with pytest.raises(ConnectionError, match="bad picture"):
+        endpoint(server).caption(video.frames)
+    assert len(server.requests) == 1
+
+
 def test_the_same_question_has_the_same_seed_in_every_process(server, video):
     server.answers = ["a", "a", "a"]
     for seed in (0, 0, 1):

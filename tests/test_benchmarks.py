@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 import shutil
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet as parquet
 import pytest
 import torch
 from benchmark_folders import FOLDERS, magicbrush_dev, pie_bench_hub
@@ -202,6 +205,25 @@ def test_masks_of_referring_segmentation(data, tmp_path):
     (tmp_path / "refs(unc).p").write_bytes(b"\x80\x04.")
     with pytest.raises(ValueError, match="pickled"):
         PUBLIC["refcoco"].items(tmp_path)
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+def test_outlines_of_coco_are_those_of_the_stored_picture(orientation, tmp_path):
+    path = FOLDERS["refcoco"](tmp_path) / "data/val-00000-of-00001.parquet"
+    plain, table = PUBLIC["refcoco"].items(tmp_path)[0], parquet.read_table(path)
+    expected, mask = plain.inputs[0](), plain.arrays["mask"]()
+    exif, turned = Image.Exif(), io.BytesIO()
+    exif[0x0112] = orientation
+    Image.fromarray(expected).save(turned, "PNG", exif=exif)
+    images = [{"bytes": turned.getvalue(), "path": None}] * len(table)
+    image = pyarrow.array(images, table.schema.field("image").type)
+    (tmp_path / "turned").mkdir()
+    parquet.write_table(
+        table.set_column(table.schema.get_field_index("image"), "image", image), tmp_path / "turned" / path.name
+    )
+    tagged = PUBLIC["refcoco"].items(tmp_path / "turned")[0]
+    np.testing.assert_array_equal(tagged.inputs[0](), expected)
+    np.testing.assert_array_equal(tagged.arrays["mask"](), mask)
 
 
 def test_inpainting_shows_the_model_a_hole(data):
@@ -419,6 +441,28 @@ def test_a_diffusers_pipeline_is_a_model(evaluate, pix2pix, tmp_path):
     assert evaluate("ditto", tmp_path / "video", *options) == 0  # frame by frame
     (line,) = RunFolder(tmp_path / "video").items()
     assert line.frames == 4 and len(pictures_of(tmp_path / "video")) == 4
+
+
+def test_the_seed_reaches_a_diffusers_pipeline(pix2pix):
+    model = models.load_model(models.Source(str(pix2pix)), num_inference_steps=1)
+    one, again, other = (model(Item("a", "edit", "x"), [picture()], seed)[0] for seed in (0, 0, 1))
+    assert np.array_equal(one, again) and not np.array_equal(one, other)
+
+
+def test_every_item_has_noise_of_its_own(data, tmp_path):
+    seeds: list[int] = []
+
+    class Notes:
+        settings: dict = {}
+
+        def __call__(self, item, inputs, seed):
+            seeds.append(seed)
+            return list(inputs[:1])
+
+    items = PUBLIC["emu_edit"].items(data("emu_edit"))
+    for seed in (0, 1):
+        generate(items, Notes(), RunFolder(tmp_path / str(seed)), {}, seed)
+    assert len(set(seeds)) == len(seeds) == 2 * len(items)
 
 
 def test_what_a_diffusers_pipeline_does_not_make_is_a_failure(pix2pix):

@@ -8,7 +8,8 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -224,21 +225,64 @@ def test_the_failure_of_clips_is_told_rather_than_that_of_files(tmp_path, capsys
     assert status == 2 and "the first of 2 failures: " in told and "cannot be opened" not in told
 
 
-def test_an_interrupted_build_says_so_and_goes_on(videos, tmp_path, capsys):
-    words = ["inpaint", "--videos", str(videos), "--views", "40", "--output", str(tmp_path / "out")]
+class SlowCaptioner(ThreadingHTTPServer):
+    """A server of chat completions that sets `asked` when it is asked, and answers once `ready` is set."""
+
+    def __init__(self):
+        asked, ready = self.asked, self.ready = threading.Event(), threading.Event()
+        message = {"role": "assistant", "content": "A room with a window."}
+        choices = [{"index": 0, "finish_reason": "stop", "message": message}]
+        reply = {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": choices}
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                self.send_error(501)
+
+            def do_POST(self):
+                self.rfile.read(int(self.headers["Content-Length"]))
+                asked.set()
+                ready.wait()
+                try:
+                    self.send_response(200)
+                    self.send_header("Content-Type", "application/json")
+                    self.end_headers()
+                    self.wfile.write(json.dumps(reply).encode())
+                except OSError:
+                    pass  # who asked is gone
+
+            def log_message(self, *arguments):
+                pass
+
+        super().__init__(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+
+
+@pytest.fixture
+def captioner():
+    with SlowCaptioner() as server:
+        yield server
+        server.ready.set()
+        server.shutdown()
+
+
+def test_an_interrupted_build_says_so_and_goes_on(videos, tmp_path, capsys, captioner):
+    """The worker waits for its first caption, so the build is under way for sure, however slow the machine is."""
+    endpoint = f"endpoint:http://127.0.0.1:{captioner.server_port}/v1#m"
+    words = ["inpaint", "--videos", str(videos), "--captioner", endpoint, "--output", str(tmp_path / "out")]
     running = subprocess.Popen(
         [sys.executable, "-m", "data_builders", *words],
         **{"cwd": ROOT, "env": os.environ | {"PYTHONPATH": str(ROOT)}, "stderr": subprocess.PIPE, "text": True},
         start_new_session=True,  # it and its workers are interrupted together, as by Ctrl+C in a terminal
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
-    while not (tmp_path / "out" / "clips.json").exists() and running.poll() is None:
-        time.sleep(0.01)
+    while not captioner.asked.wait(0.1):
+        assert running.poll() is None, running.communicate()
     os.killpg(running.pid, signal.SIGINT)
-    _, told = running.communicate(timeout=60)
+    _, told = running.communicate()
     assert running.returncode == INTERRUPTED
     assert told.splitlines()[-1] == "interrupted; the same command goes on where it stopped"
     assert "Traceback" not in told
+    captioner.ready.set()
     assert call(capsys, *words, "--workers", "0")[0] == 0
 
 

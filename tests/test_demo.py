@@ -257,10 +257,24 @@ def test_mistakes_are_told(client, task, given, told):
     assert told in str(caught.value)
 
 
+def test_visitors_have_no_file_read_by_a_setting(client):
+    given = {"prompt": "Make it red.", "canvas": handle_file(ROOM), "steps": 2, "api_name": "/edit"}
+    for setting in (
+        "polynomial=/etc/hostname",
+        "polynomial=setup.cfg",
+        "polynomial='setup.cfg'",
+        "threshold=" + "-" * 99,
+    ):
+        with pytest.raises(AppError, match="other than words and numbers; write for example"):
+            client.predict(**given, accelerate=[f"teacache:{setting}"])
+    usual = ["spotedit:judge=cosine:tau=two-means:dilation=None", "teacache:threshold=2e-1:polynomial=(1, -.5, 0.)"]
+    assert client.predict(**given, accelerate=usual)[2]["accelerate"] == ",".join(usual)
+
+
 def test_where_the_server_keeps_a_video_is_not_told(client):
     with pytest.raises(AppError) as caught:
         client.predict(prompt="Make it red.", video=handle_file(ROOM), api_name="/video_edit")
-    assert "video 'room.png' holds only one frame" in str(caught.value) and "/" not in str(caught.value)
+    assert "video 'room.png' is read as a still picture" in str(caught.value) and "/" not in str(caught.value)
 
 
 def test_one_name_of_a_list_may_be_given_as_it_is(client):

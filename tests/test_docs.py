@@ -45,6 +45,13 @@ def test_the_gallery_shows_every_task(monkeypatch):
     assert all(f"## {name}\n" in (ROOT / "docs" / "tasks.md").read_text() for name in TASKS)
 
 
+def test_scripts_write_utf8_wherever_they_run():
+    """Pages hold arrows, which the usual encoding of Windows has not."""
+    for script in (ROOT / "docs").glob("*.py"):
+        calls = re.findall(r"(?:read|write)_text\(.*", script.read_text(encoding="utf-8"))
+        assert all('encoding="utf-8"' in call for call in calls), (script.name, calls)
+
+
 def test_pictures_stay_small():
     made = [*(ROOT / "docs" / "images").glob("task-*.png"), *(ROOT / "docs" / "images").glob("*.svg")]
     assert sum(path.stat().st_size for path in made) < 600 * 1024

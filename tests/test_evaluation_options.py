@@ -50,6 +50,7 @@ def test_help_shows_what_a_benchmark_reads_and_nothing_else(capsys):
         (["world", "--baseline", "copy", "--data", "x"], "world does not read --data"),
         (["world", "--baseline", "copy", "--score-only"], "does not read --score-only"),
         (["world", "--baseline", "copy", "--bckbone", "x"], "unknown option '--bckbone'"),
+        (["world", "--baseline", "copy", "--only", "recolor", "add"], "'add' belongs to no option; lists"),
         (["imgedit", "--baseline", "copy", "--steps", "3"], "--steps is for what a --model makes"),
         (["imgedit", "--score-only", "--seed", "3"], "--seed is for what a --model makes"),
         (["imgedit", "--images", ".", "--image-guidance", "1.5"], "--image-guidance is for"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,8 @@ import torch
 from conftest import debug_components, quiet_pipeline
 from PIL import Image
 from processes import forget_accelerate
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from unireal.cli import main as infer
 from unireal.experiments import EXPERIMENTS, LoraConfig, OptimizerConfig, TrainConfig
@@ -75,6 +77,29 @@ def test_a_lora_is_saved_alone_and_loads_with_lora(finetuning, tiny_pipeline_fol
         assert infer([str(a) for a in (*arguments, "--output", tmp_path / name, *lora)]) == 0
         results.append(np.asarray(Image.open(tmp_path / name)))
     assert (results[0] != results[1]).any()
+
+
+def test_an_adapter_on_another_base_is_told(finetuning, tiny_pipeline_folder, infer, tmp_path):
+    """Its file names the base; a copy is the same, and adapters that do not say are taken as they are."""
+    quiet_pipeline(debug_components(seed=1)).save_pretrained(tmp_path / "other/model", safe_serialization=True)
+    shutil.copytree(tiny_pipeline_folder, tmp_path / "copied")
+    train(replace(finetuning, lora=LoraConfig(rank=2)), tmp_path / "run")
+    weights = tmp_path / "run/lora/adapter_model.safetensors"
+    with safe_open(weights, "pt") as file:
+        assert file.metadata()["base_model"] == "debug" and len(file.metadata()["base_fingerprint"]) == 32
+    told = "LoRA 'run/lora' was trained on 'debug', which has other weights than this model ('other/model'); "
+
+    def warnings(model: str) -> list[str]:
+        done = infer(*"t2i --prompt red --lora run/lora --json --output o.png".split(), model=model)
+        assert done.status == 0 and done.err.count("warning: LoRA") == len(json.loads(done.out)["warnings"])
+        return json.loads(done.out)["warnings"]
+
+    (warning,) = warnings("other/model")
+    assert warning == told + "give the model it was trained on"
+    assert not warnings(str(tiny_pipeline_folder)) and not warnings("copied")
+    tensors = load_file(weights)
+    save_file(tensors, weights)
+    assert not warnings("./other/model")  # not the pipeline of the first call, which infer.py keeps
 
 
 def test_a_lora_resumes_exactly(finetuning, tmp_path):
@@ -146,7 +171,8 @@ def test_parts_and_an_adapter_make_a_model_that_loads(finetuning, tiny_pipeline_
         ("--trainable nothing", "trainable 'nothing' matches no parameter"),
         ("--trainable (", "is no regular expression"),
         ("--lora.rank -1", "lora has rank >= 0"),
-        ("--lora.rank 2 --lora.targets to_x", "no layer's name ends in 'to_x'"),
+        ("--lora.rank 2", "the fresh model 'debug' below it would be lost; give --model a trained one"),
+        ("--lora.rank 2 --trainable output --lora.targets to_x", "no layer's name ends in 'to_x'"),
         ("--plugin missing.py", "plugin 'missing.py' is not a file"),
     ],
 )

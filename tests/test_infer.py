@@ -17,6 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
+from unireal.arguments import failed
 from unireal.tasks import TASKS
 
 ROOT = Path(__file__).parents[1]
@@ -241,6 +242,20 @@ def test_bad_model_folders(rejected, picture, tmp_path, tiny_pipeline_folder):
     assert "are damaged" in rejected(*call, model=cut)
     (cut / "model_index.json").write_text("{half")
     assert "is not the index of a pipeline" in rejected(*call, model=cut)
+
+
+def test_a_package_that_is_not_installed_is_told_with_its_extra(rejected, picture, tmp_path, monkeypatch, capfd):
+    monkeypatch.delitem(sys.modules, "unireal.model.lora", raising=False)
+    monkeypatch.setitem(sys.modules, "peft", None)  # as if it were not there
+    call = ("edit", "--canvas", picture("a.png"), "--prompt", "x", "--lora", tmp_path, "--output", tmp_path / "b.png")
+    assert rejected(*call) == "infer.py: peft is not installed: pip install 'unireal[train]'\n"
+    for error, told in (
+        (ModuleNotFoundError("", name="cv2"), "opencv-python-headless is not installed: pip install 'unireal[data]'"),
+        (ImportError("\nQwen2VLVideoProcessor requires the Torchvision library"), "pip install 'unireal[eval]'"),
+        (ImportError("cannot import name 'x'", name="unireal.sample"), "error: cannot import name 'x'"),
+    ):
+        assert failed(error) == 2
+        assert told in capfd.readouterr().err
 
 
 def test_a_failing_disk_leaves_nothing(infer, picture, tmp_path, monkeypatch):

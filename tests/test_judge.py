@@ -537,6 +537,53 @@ def test_a_server_that_knows_only_max_completion_tokens(server):
     assert budget.calls == 3
 
 
+REJECTED = [
+    "Unsupported value: 'temperature' does not support 0 with this model. Only the default (1) value is supported.",
+    "Unsupported parameter: 'temperature' is not supported with this model.",
+    "`temperature` is deprecated for this model.",
+    "invalid temperature: only 1 is allowed for this model",
+]
+
+
+@pytest.mark.parametrize("message", REJECTED)
+def test_a_server_that_takes_no_temperature(message, server):
+    server.answer = lambda body, number: error(400, message) if "temperature" in body else ok("x")
+    budget = Budget()
+    judge = endpoint(server, budget=budget, retries=0)
+    replies = [judge.ask("x", [PICTURE]) for _ in range(2)]
+    assert all(reply.text == "x" and reply.own_temperature for reply in replies)
+    assert ["temperature" in body for body in server.requests] == [True, False, False] and budget.calls == 3
+
+
+def test_a_server_that_takes_neither_old_limit_nor_temperature(server):
+    def answer(body, number):
+        if "max_tokens" in body:
+            return error(400, "Unsupported 'max_tokens': use 'max_completion_tokens'")
+        return error(400, REJECTED[0]) if "temperature" in body else ok("x")
+
+    server.answer = answer
+    assert endpoint(server, retries=0).ask("x", [PICTURE]).text == "x" and len(server.requests) == 3
+    assert server.requests[-1]["max_completion_tokens"] == 1024
+
+
+def test_replies_at_the_endpoints_own_temperature_are_told_also_when_they_are_kept(run, server, capsys):
+    server.answer = lambda body, number: error(400, REJECTED[0]) if "temperature" in body else ok(rate(body))
+    told = "the endpoint takes no temperature"
+    assert told in judge(run, server, capsys)
+    asked = len(server.requests)
+    assert told in judge(run, server, capsys) and len(server.requests) == asked
+    assert "the endpoint's own" in (run.path / "judge-gedit.md").read_text()
+    server.answer = lambda body, number: ok(rate(body))
+    assert told not in judge(run, server, capsys, "--replies", run.path / "others")
+
+
+def test_a_temperature_in_another_complaint_is_kept(server):
+    server.answer = lambda body, number: error(400, "bad picture in {'temperature': 0.0}")
+    with pytest.raises(JudgeError, match="bad picture"):
+        endpoint(server).ask("x", [PICTURE])
+    assert len(server.requests) == 1
+
+
 def test_a_limit_that_is_rejected_for_its_value_is_not_renamed(server):
     server.answer = lambda body, number: error(400, "max_tokens is too large")
     with pytest.raises(JudgeError, match="too large"):

@@ -97,7 +97,7 @@ def test_an_adapter_is_there_when_it_is_complete(tmp_path, monkeypatch):
     before, transformer = (tmp_path / "lora" / WEIGHTS).read_bytes(), model()
     add_lora(transformer, rank=2)
 
-    def no_room(weights, path):
+    def no_room(weights, path, metadata):
         path.write_bytes(b"half")
         raise OSError("no space left on device")
 

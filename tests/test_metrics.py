@@ -7,6 +7,7 @@ import json
 import math
 import shutil
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet
@@ -338,6 +339,16 @@ def test_lpips_is_torchmetrics():
     assert "random" in measure.metrics[0].backbone
     empty = fidelity.Lpips(network, "source", size=64, keep=lambda c: np.zeros((64, 64), bool))
     assert math.isnan(one(empty, case(output, source)))
+
+
+@pytest.mark.parametrize("name", ["pie_bench", "brushbench"])
+def test_lpips_of_a_benchmark_is_that_of_the_part_to_keep(name):
+    network = SimpleNamespace(lpips=lambda: fidelity.lpips_network("squeeze", pretrained=False))
+    measure = PUBLIC[name].measures["LPIPS"](network)[0]
+    before, mask = picture((512, 512), seed=2), pie_mask([512 * 100, 512 * 300])
+    for part in (mask, ~mask):
+        output = np.where(part[..., None], picture((512, 512), seed=1), before)
+        assert (one(measure, case(output, before, before, mask=mask)) == 0) == (part is mask)
 
 
 # DreamBench, regions, videos

@@ -26,7 +26,7 @@ from data_builders.world.recipes import world_sample
 from unireal.data.__main__ import main as data_main
 from unireal.data.buckets import batches, deal
 from unireal.data.mixture import Mixture, TooManyBadRecordsError
-from unireal.data.preparation import DataConfig, fitted_size, prepared, value_at
+from unireal.data.preparation import DataConfig, fitted, fitted_size, prepared, value_at
 from unireal.data.records import write_shards
 from unireal.data.sources import Source
 from unireal.data.streams import StreamedSamples
@@ -402,10 +402,12 @@ def test_precomputed_features_go_with_their_model(model, tmp_path):
     write_shards(world(6), tmp_path / "data")
     arguments = ["precompute", str(tmp_path / "data"), "--model", str(model), "--output", str(tmp_path / "encoded")]
     assert data_main(arguments) == 0
+    data = encoded_run(model, tmp_path / "encoded").data
     for changes, expected in [
         ({"model": str(tmp_path / "other")}, "whose text encoder or VAE is not that of"),
         ({"model": "debug"}, "give its folder, not the size 'debug'"),
         ({"sample_every": 1}, "set --sample-every 0"),
+        ({"stages": (Stage(5, replace(data, side=16)),)}, "data.side cannot scale latents"),  # not at step 5
     ]:
         forget_accelerate()
         config = replace(encoded_run(model, tmp_path / "encoded"), **changes)
@@ -501,6 +503,13 @@ def test_frames_are_scaled_to_an_area(tmp_path):
     scaled = prepared(sample, 0, 0, DataConfig(side=64, multiple=16, text_dropout=0, input_dropout=0))
     assert {f.size for f in (*scaled.inputs, *scaled.results)} == {(48, 80)} and scaled.mask.shape == (48, 80)
     assert {tuple(np.unique(f.image)) for f in scaled.inputs if f.kind == "mask"} == {(0, 255)}
+
+
+@pytest.mark.parametrize(("stored", "grey"), [(0, 0), (100 * 257 + 128, 100), (100 * 257 + 129, 101), (65535, 255)])
+def test_depth_of_16_bits_is_scaled_as_grey_of_8(stored, grey):
+    depth = Frame(np.full((32, 48), stored, np.uint16), Role.RESULT, "depth")
+    (scaled,) = fitted(Sample("depth", "", results=(depth,)), 16, 8).results
+    assert scaled.size == (16, 16) and scaled.image.dtype == np.uint8 and (scaled.image == grey).all()
 
 
 def test_the_scaffold_is_given_ever_more_seldom():

@@ -222,6 +222,28 @@ def test_refcoco_json(tmp_path, edit):
         assert word in reason
 
 
+@pytest.mark.parametrize("orientation", range(2, 9))
+def test_coordinates_of_coco_are_those_of_the_stored_photo(tmp_path, edit, orientation):
+    exif, image = Image.Exif(), edit[0]
+    exif[0x0112] = orientation
+    entries = refcoco_files(tmp_path, image)
+    save(tmp_path / "train2014/1.jpg", image, exif=exif)
+    (tmp_path / "refs(unc).json").write_text(json.dumps(entries))
+    (tagged, plain), bad = read("refcoco", tmp_path)
+    assert not bad
+    np.testing.assert_array_equal(tagged.inputs[0].image, plain.inputs[0].image)
+    np.testing.assert_array_equal(tagged.results[0].image, plain.results[0].image)
+    (tmp_path / "rows").mkdir()
+    stored = io.BytesIO()
+    Image.fromarray(image).save(stored, "PNG", exif=exif)
+    row = {"image": {"bytes": stored.getvalue(), "path": None}, "answer": ["left"]}
+    outline = {"segmentation": [2, 2, 12, 2, 12, 12], "bbox": [2, 2, 10, 10]}
+    write_parquet(tmp_path / "rows/train.parquet", [row | outline])
+    (sample,), bad = read("refcoco", tmp_path / "rows")
+    assert not bad
+    np.testing.assert_array_equal(sample.inputs[0].image, image)
+
+
 def test_refcoco_pickles_are_not_read(tmp_path):
     (tmp_path / "refs(unc).p").write_bytes(b"cos\nsystem\n(S'touch hacked'\ntR.")
     with pytest.raises(ValueError, match="is a pickle; if you trust it: python"):

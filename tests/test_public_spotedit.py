@@ -220,6 +220,13 @@ def test_partial_steps_compute_the_active_tokens_and_the_rest_becomes_the_canvas
     assert spot.mask.shape == (1, grid, grid) and (spot.mask == (np.arange(grid) >= grid // 2)).all()
 
 
+def test_a_full_step_computes_all_whatever_the_condition_cache_has(pipelines):
+    spot = SpotEdit(judge=left()[0], tau=0.5, **INIT)
+    with counted(pipelines["flux"]) as tokens, accelerated(pipelines["flux"], [ConditionCache(refresh=10), spot]):
+        run(pipelines["flux"])
+    assert [step for step, count in enumerate(tokens) if count == 2 * 16**2] == [0, 1, 5, 8]
+
+
 def test_a_partial_pass_equals_a_full_one_when_nothing_has_changed(pipelines):
     """The same latents at the same time: stored keys are those that would be computed."""
     for name in ("flux", "qwen", "plus"):

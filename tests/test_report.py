@@ -17,7 +17,7 @@ from conftest import status_of
 from PIL import Image
 
 from unireal.evaluation import compare, html, plots
-from unireal.evaluation.breakdown import OTHER, breakdown, conditions, edit_types
+from unireal.evaluation.breakdown import OTHER, breakdown, by_system, conditions, edit_types
 from unireal.evaluation.results import ItemResult, RunFolder, SummaryRow
 
 RNG = np.random.default_rng(0)
@@ -64,6 +64,9 @@ def test_breakdown_against_an_independent_computation(tmp_path):
     assert mean.error == pytest.approx(statistics.stdev(colour) / math.sqrt(3))
     assert (mean.n, mean.missing, found["color change"]["copy"].value) == (3, 0, pytest.approx(mean.value - 1))
     assert (found[OTHER]["model"].n, found[OTHER]["model"].missing, found[OTHER]["model"].value) == (1, 1, 16.0)
+    assert list(by_system(found["color change"])) == ["model", "copy"]
+    some = [replace(item, baselines={}) if item.id == "item3" else item for item in RunFolder(tmp_path).items()]
+    assert list(by_system(breakdown(some, edit_types)["PSNR"]["color change"])) == ["model"]  # the copy's are others
     by_condition = breakdown(RunFolder(tmp_path).items(), conditions)["PSNR"]
     assert by_condition["text"]["model"].n == 6 and by_condition["mask"]["model"].n == 3
 

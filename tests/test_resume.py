@@ -107,6 +107,18 @@ def test_no_room_for_a_checkpoint_is_told_and_keeps_the_last_one(tmp_path):
     assert main(["debug", "--output", str(output), "--resume", "--steps", "4"]) == 0
 
 
+def test_no_room_for_the_model_is_told_and_keeps_the_checkpoint(tmp_path):
+    output, errors, parts = tmp_path / "run", tmp_path / "stderr", ("--trainable", "role_embedding")
+    child = in_child(_run_with_little_room, output, 50_000, *parts, errors=errors)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+    last = errors.read_text().splitlines()[-1]
+    assert last.startswith(f"train.py: cannot write to {output} (") and "too large" in last
+    assert last.endswith("step-0000004 is whole; make room and --resume") and "Traceback" not in errors.read_text()
+    assert {path.name for path in output.iterdir()} == {"checkpoints", "logs"}
+    forget_accelerate()
+    assert main(["debug", "--output", str(output), "--steps", "4", "--resume", *parts]) == 0
+
+
 def test_no_room_for_the_first_checkpoint_leaves_nothing_to_resume(tmp_path):
     output, errors = tmp_path / "run", tmp_path / "stderr"
     child = in_child(_run_with_little_room, output, 20_000, errors=errors)

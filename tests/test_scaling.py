@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from conftest import status_of
 
 from benchmarks.attention_kinds import main as attention_kinds
 from benchmarks.attention_kinds import with_attention
@@ -34,14 +35,17 @@ def test_scaling_writes_a_table_and_numbers(tmp_path, capsys):
     ("arguments", "message"),
     [
         ("--sizes 100", "multiples of 64"),
-        ("--layers 0", "number of layers"),
+        ("--layers 0", "'0' is not a whole number of at least 1"),
+        ("--repeats 0", "'0' is not a whole number of at least 1"),
+        ("--shares 0.1 25", "above 0 and at most 1"),
+        ("--device cdua", "'cdua' cannot be used here"),
         ("--accelerate spotedt", "did you mean 'spotedit'"),
         ("--spotedit :tau=-1", "at least 0"),
         ("--output /dev/null/scaling", "is not writable; give another --output"),
     ],
 )
 def test_scaling_says_what_is_wrong(arguments, message, capsys):
-    assert scaling(f"--model debug --steps 2 {arguments}".split()) == 2
+    assert status_of(scaling, f"--model debug --steps 2 {arguments}".split()) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and message in error and error.count("\n") == 1
 

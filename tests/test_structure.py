@@ -58,8 +58,11 @@ TOP = ("training", "evaluation", "demo")  # they may import all of the above, bu
 BUILDERS_MAY = ("unireal.sample", "unireal.tasks", "unireal.data.records")
 # (module, what it imports): the tools that work on the procedural world itself.
 WORLD_USERS = ("unireal.evaluation", "unireal.training.autoencoder", "unireal.acceleration.fit_teacache")
-# Command lines that lie beside what they are about, but need the whole pipeline.
-TOOLS = ("unireal.acceleration.fit_teacache", "unireal.data.precompute", "unireal.model.video_prior")
+# Command lines, and what they share with benchmarks, that lie beside what they are about but need the whole pipeline.
+TOOLS = (
+    *("unireal.acceleration.fit_teacache", "unireal.acceleration.measure"),
+    *("unireal.data.precompute", "unireal.model.video_prior"),
+)
 
 SOURCES = sorted(path for folder in ("unireal", "data_builders") for path in (ROOT / folder).rglob("*.py"))
 SCRIPTS = sorted(

@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderKL
 from processes import forget_accelerate
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from unireal.config import MODELS
 from unireal.data.buckets import BucketedBatches, batches
 from unireal.data.mixture import Mixture, Source
 from unireal.data.preparation import DataConfig
@@ -181,8 +183,11 @@ def test_other_data_begins_with_a_stage(tmp_path):
     first = _trainer(config, tmp_path / "run")
     first.train()
     mixed = replace(config.data, sources=(*DEBUG.data.sources, other))
-    with pytest.raises(ValueError, match=r"mixture of 1 data sets, this one has 2; .* starts at step 2"):
+    stays = r"mixture of 1 data sets with data.seed 0, this one has {} data sets with data.seed {}; .* starts at step 2"
+    with pytest.raises(ValueError, match=stays.format(2, 0)):
         _trainer(replace(config, data=mixed), tmp_path / "run").resume()
+    with pytest.raises(ValueError, match=stays.format(1, 3)):
+        _trainer(replace(config, data=replace(config.data, seed=3)), tmp_path / "run").resume()
     resumed = _trainer(replace(config, stages=(Stage(2, mixed),), steps=4), tmp_path / "run")
     resumed.resume()
     assert len(resumed.train()) == 2
@@ -395,6 +400,22 @@ def test_a_missing_autoencoder_is_told(rejected, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     message = rejected("debug", "--model", "tiny-latent", "--output", str(tmp_path / "run"))
     assert "'runs/vae' is no folder of an AutoencoderDC" in message and "unireal.training.autoencoder" in message
+
+
+def test_a_fresh_models_vae_stays(tmp_path, monkeypatch):
+    """No checkpoint holds the VAE, and latents of another one mean something else."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(MODELS, "debug", replace(MODELS["debug"], vae="vae", vae_class="AutoencoderKL"))
+    parts = {"down_block_types": ("DownEncoderBlock2D",), "up_block_types": ("UpDecoderBlock2D",)}
+    config = replace(DEBUG, steps=1)
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        AutoencoderKL(latent_channels=3, block_out_channels=(4,), norm_num_groups=2, **parts).save_pretrained("vae")
+        if not seed:
+            _trainer(config, tmp_path / "run").train()
+            _trainer(config, tmp_path / "run").resume()
+    with pytest.raises(ValueError, match="step-0000001 belongs to another VAE than 'vae' holds now; put that one back"):
+        _trainer(config, tmp_path / "run").resume()
 
 
 def test_learning_rate():

@@ -243,6 +243,15 @@ def test_nothing_is_left_of_a_video_that_fails(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["in.mp4"]
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".webm"])
+def test_a_video_of_one_frame_is_read_and_written(tmp_path, suffix):
+    picture = _pictures(2)[0]
+    _write(tmp_path / "in.mp4", picture[None])
+    _copy(tmp_path / "in.mp4", tmp_path / f"out{suffix}")
+    (made,) = VideoFile(tmp_path / f"out{suffix}")
+    assert made.shape == picture.shape and np.abs(made.astype(int) - picture).mean() < 4
+
+
 def test_files_that_are_no_videos(tmp_path):
     (tmp_path / "text.mp4").write_text("no video " * 100)
     (tmp_path / "empty.mp4").write_bytes(b"")
@@ -252,7 +261,8 @@ def test_files_that_are_no_videos(tmp_path):
         samples.sample_rate = 48000
         container.mux(tone.encode(samples))
         container.mux(tone.encode(None))
-    _write(tmp_path / "short.mp4", _pictures(2)[:1])
+    for name in ("still.png", "still.jpg", "still.tga"):
+        Image.new("RGB", (64, 48)).save(tmp_path / name)
     whole = _write(tmp_path / "whole.mkv", np.random.default_rng(0).integers(0, 256, (40, 48, 64, 3), np.uint8))
     (tmp_path / "cut.mkv").write_bytes(whole.read_bytes()[:600])
     known = _write(tmp_path / "known.mp4", _pictures(3)).read_bytes()
@@ -263,9 +273,11 @@ def test_files_that_are_no_videos(tmp_path):
         ("text.mp4", "cannot be read as a video"),
         ("empty.mp4", "it is empty"),
         ("sound.mp4", "holds sound alone"),
-        ("short.mp4", "only one frame; edit it as a picture"),
+        ("still.png", "is read as a still picture; edit it as a picture, or give a video"),
+        ("still.jpg", "is read as a still picture"),
+        ("still.tga", "is read as a still picture"),
         ("alien.mp4", "in a codec that cannot be decoded here; convert it"),
-        ("cut.mkv", "no frames that can be decoded|cannot be decoded|only one frame"),
+        ("cut.mkv", "no frames that can be decoded|cannot be decoded"),
     ):
         with pytest.raises(ValueError, match=told) as caught:
             VideoFile(tmp_path / name)

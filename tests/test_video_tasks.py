@@ -79,6 +79,8 @@ def test_compositions_are_never_trained():
     assert {stream[i].source["recipe"] for i in range(300)} <= set(TRAINED)
     with pytest.raises(ValueError, match="insert_mask are for evaluation only"):
         WorldStream(recipes=("recolor", "insert_mask"))
+    with pytest.raises(ValueError, match="unknown recipe 'recolour'; did you mean 'recolor'"):
+        WorldStream(recipes=("recolour",))
 
 
 def test_compositions_show_what_they_say():
@@ -202,6 +204,16 @@ def test_a_stream_makes_frames_when_they_are_asked_for(tiny_pipeline):
     assert len(list(islice(frames, 8))) == 8 and len(taken) <= 10
 
 
+def test_a_video_of_one_frame_is_edited(tiny_pipeline, infer, tmp_path):
+    frame = WorldVideo(2, (16, 24), 2).frames[0]
+    with VideoWriter(tmp_path / "one.mp4") as writer:
+        writer.write(frame)
+    (made,) = tiny_pipeline("Make it red.", task="video_edit", video=[frame], output_type="np").results[0]
+    assert made.shape == frame.shape
+    done = infer("video_edit", "--video", "one.mp4", "--prompt", "Make it red.", "--output", "o.mp4")
+    assert done.status == 0 and len(list(VideoFile(tmp_path / "o.mp4"))) == 1, done.err
+
+
 def test_a_reference_matters(tiny_pipeline, clip):
     def run(**more):
         out = tiny_pipeline("Make it red.", task="video_edit", video=clip, num_frames=4, output_type="np", **more,
@@ -244,7 +256,6 @@ def test_accelerations_start_anew_in_every_window(tiny_pipeline, clip, name):
     ("task", "options", "told"),
     [
         ("video_edit", {}, "needs a video; give it as --video"),
-        ("video_edit", {"video": [np.zeros((8, 8, 3), np.uint8)]}, "video of one frame"),
         ("video_edit", {"video": "nothing.mp4"}, "is not a file"),
         ("video_edit", {"video": [np.zeros((8, 8, 3), np.uint8)] * 4, "num_results": 3}, "gives 4 to 7 results"),
         ("video_edit", {"video": [np.zeros((8, 8, 3), np.uint8)] * 4, "num_frames": 1}, "at least 2 frames"),
@@ -289,7 +300,7 @@ def test_text_becomes_a_video_file(infer, picture, tmp_path):
     ("arguments", "told"),
     [
         ("video_edit --prompt x --output o.mp4", "needs a video; give it as --video"),
-        ("video_edit --video in.png --prompt x --output o.mp4", "only one frame; edit it as a picture"),
+        ("video_edit --video in.png --prompt x --output o.mp4", "is read as a still picture; edit it as a picture"),
         ("video_edit --video text.mp4 --prompt x --output o.mp4", "cannot be read as a video"),
         ("video_edit --video no.mp4 --prompt x --output o.mp4", "is not a file"),
         ("video_edit --video {clip} --prompt x --output o.png", "must end in one of .mp4, .mov, .mkv, .webm"),

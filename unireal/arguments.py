@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
+from importlib import metadata
 from typing import NoReturn
+
+_PACKAGES = {"cv2": "opencv-python-headless", "cleanfid": "clean-fid", "skimage": "scikit-image"}  # by what is imported
 
 
 def one_line(message: object, limit: int | None = None) -> str:
@@ -14,8 +18,20 @@ def one_line(message: object, limit: int | None = None) -> str:
 
 def failed(message: object, status: int = 2, start: str = "error") -> int:
     """Tells on stderr, in one line, why a command ends; returns the exit status."""
+    message = _not_installed(message) if isinstance(message, ImportError) else message
     print(f"{start}: {one_line(message)}", file=sys.stderr)
     return status
+
+
+def _not_installed(error: ImportError) -> str:
+    """What to do about a package that is not there: the first extra of setup.cfg that has it."""
+    for requirement in metadata.requires("unireal") or ():
+        package, extra = re.match(r"[^<>=;]+", requirement), re.search(r"extra == .(\w+)", requirement)
+        name = (error.name or "").partition(".")[0]
+        # transformers names what it lacks in the text alone
+        if package and extra and package[0] in (_PACKAGES.get(name, name), *str(error).lower().split()):
+            return f"{package[0]} is not installed: pip install 'unireal[{extra[1]}]'"
+    return str(error)
 
 
 class Parser(argparse.ArgumentParser):

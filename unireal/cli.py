@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # who reads has seen enough, as of `infer.py --list-tasks | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter complains when it ends
         return 141
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         return failed(error, start="infer.py")
     except KeyboardInterrupt:
         return failed("interrupted", 130, "infer.py")
@@ -121,7 +121,7 @@ def run(options: argparse.Namespace) -> dict:
     if public is not None:
         scales = {name: getattr(options, name) for name in ("image_guidance", "negative_prompt")}
         public.check(options.task, request | scales, plugins)
-    pipeline = _load(options.model, options.lora, device, options.dtype)
+    pipeline, loading = _load(options.model, options.lora, device, options.dtype)
     pipeline.set_progress_bar_config(disable=options.json or not sys.stderr.isatty())
     recipe = _recipe(options, asked)
     how = recipe.sampling() | {"accelerate": plugins}
@@ -144,7 +144,8 @@ def run(options: argparse.Namespace) -> dict:
             files = _save(list(images.values()), output, infos)
             files += _save(list(_chosen(out.edited, options.result).values()), spot_mask) if spot_mask else []
     steps = options.steps or pipeline.config.default_steps
-    told = {"seconds": round(seconds, 3), "steps": steps, "model": str(options.model), "warnings": warnings + more}
+    warnings = warnings + loading + more
+    told = {"seconds": round(seconds, 3), "steps": steps, "model": str(options.model), "warnings": warnings}
     return {"files": files} | told
 
 
@@ -174,7 +175,8 @@ def _public(model: str) -> PublicModel | None:
 
 
 @lru_cache(maxsize=1)
-def _load(model: str, lora: str | None, device: str, dtype: str) -> DiffusionPipeline:
+def _load(model: str, lora: str | None, device: str, dtype: str) -> tuple[DiffusionPipeline, list[str]]:
+    """The pipeline, and what is to be told about the adapter."""
     import torch
 
     from unireal.pipeline import UniRealPipeline
@@ -187,9 +189,11 @@ def _load(model: str, lora: str | None, device: str, dtype: str) -> DiffusionPip
             raise
         reason = one_line(error).split(". ")[0]
         raise ValueError(f"model {model!r} is not here, and the hub does not give it ({reason})") from error
+    told: list[str] = []
     if lora is not None:
-        pipeline.load_lora_weights(lora)
-    return pipeline.to(device)
+        with _told() as told:
+            pipeline.load_lora_weights(lora)
+    return pipeline.to(device), told
 
 
 def _pictures(options: argparse.Namespace) -> dict:

@@ -12,7 +12,7 @@ from unireal.diffusion.sampling import Conditions
 from unireal.model.build import Components
 from unireal.prompts import join
 from unireal.sample import Sample
-from unireal.transforms import collate
+from unireal.transforms import role_indices, stacked
 
 _log = logging.getLogger(__name__)
 
@@ -33,10 +33,10 @@ def encode_samples(
 ) -> Conditions:
     """What samples of one layout are conditioned on, on the transformer's device. without_text: what guidance branches
     without the text read (Guidance.without_text)."""
-    batch, dtype = collate(samples), parts.transformer.dtype
+    dtype = parts.transformer.dtype
     return Conditions(
-        text=parts.text(batch.prompts).to(device, dtype),
+        text=parts.text([join(s.context, s.instruction) for s in samples]).to(device, dtype),
         no_text=None if without_text is None else parts.text([without_text] * len(samples)).to(device, dtype),
-        frames=[parts.codec.encode(frame.to(device)).to(dtype) for frame in batch.inputs],
-        roles=batch.roles.to(device),
+        frames=[parts.codec.encode(frame.to(device)).to(dtype) for frame in stacked(samples, "inputs")],
+        roles=role_indices(samples).to(device),
     )

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -165,19 +166,24 @@ def to_image(tensor: torch.Tensor) -> np.ndarray:
 
 def collate(samples: Sequence[Sample]) -> Batch:
     """Samples of one layout as a batch. Raises ValueError if their layouts differ."""
-    layouts = {sample.layout for sample in samples}
-    if len(layouts) != 1:
-        raise ValueError(f"a batch has one layout, got {len(layouts)}; group samples with unireal.data.buckets")
-    first = samples[0]
     return Batch(
-        inputs=[torch.stack([to_tensor(s.inputs[k]) for s in samples]) for k in range(len(first.inputs))],
-        results=[torch.stack([to_tensor(s.results[r]) for s in samples]) for r in range(len(first.results))],
+        inputs=stacked(samples, "inputs"),
+        results=stacked(samples, "results"),
         roles=role_indices(samples),
         changed=torch.stack([_changed(s) for s in samples]),
         prompts=[join(s.context, s.instruction) for s in samples],
         tasks=[s.task for s in samples],
         sources=[s.source for s in samples],
     )
+
+
+def stacked(samples: Sequence[Sample], part: Literal["inputs", "results"]) -> list[torch.Tensor]:
+    """Frames of samples of one layout, float32 (B, 3, H, W) in -1..1. Raises ValueError if their layouts differ."""
+    layouts = {sample.layout for sample in samples}
+    if len(layouts) != 1:
+        raise ValueError(f"a batch has one layout, got {len(layouts)}; group samples with unireal.data.buckets")
+    frames = zip(*(getattr(sample, part) for sample in samples), strict=True)
+    return [torch.stack([to_tensor(frame) for frame in same]) for same in frames]
 
 
 def role_indices(samples: Sequence[Sample]) -> torch.Tensor:

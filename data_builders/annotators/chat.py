@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import os
+import re
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -17,7 +18,8 @@ from data_builders.errors import one_line
 
 DEFAULT = "Qwen/Qwen2.5-VL-7B-Instruct"
 TEMPERATURE, TOP_P = 0.7, 0.9  # Ditto's, for captions and instructions
-_LIMIT, _NEW_LIMIT = "max_tokens", "max_completion_tokens"  # of an answer; new models know only the second
+# Settings that new models reject, and by what they replace them; None: by nothing, they have their own.
+_INSTEAD = {"max_tokens": "max_completion_tokens", "temperature": None, "top_p": None}
 _JPEG_QUALITY = 95
 _PATIENCE = 10.0  # seconds, with a server that is only to show that it is there
 _BOUNDS = ("minLength", "maxLength", "minItems", "maxItems", "minimum", "maximum")
@@ -93,7 +95,8 @@ class EndpointChat:
             raise ValueError(f"an endpoint is a URL that starts with http:// or https://, got {url!r}")
         self.url, self.name, self.structured = url, model, structured
         self.timeout, self.retries = timeout, retries
-        self.limits, self.max_side = {_LIMIT: max_tokens}, max_side
+        self.settings = {"max_tokens": max_tokens, "temperature": TEMPERATURE, "top_p": TOP_P}
+        self.max_side = max_side
         self._client: Any = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -144,13 +147,16 @@ class EndpointChat:
     def _complete(self, request: dict[str, Any]) -> Any:
         import openai
 
-        try:
-            return self.client.chat.completions.create(**request, **self.limits)
-        except openai.BadRequestError as error:
-            if _LIMIT not in self.limits or _NEW_LIMIT not in str(error):
-                raise
-        self.limits = {_NEW_LIMIT: self.limits[_LIMIT]}
-        return self.client.chat.completions.create(**request, **self.limits)
+        while True:
+            try:
+                return self.client.chat.completions.create(**request, **self.settings)
+            except openai.BadRequestError as error:
+                rejected = next((name for name in self.settings if _rejects(str(error), name)), None)
+                if rejected is None:
+                    raise
+            value, other = self.settings.pop(rejected), _INSTEAD[rejected]
+            if other is not None:
+                self.settings[other] = value
 
     def _request(
         self, text: str, images: Sequence[np.ndarray], schema: dict[str, Any] | None, seed: int
@@ -162,8 +168,6 @@ class EndpointChat:
         request = {
             "model": self.name,
             "messages": [{"role": "user", "content": content}],
-            "temperature": TEMPERATURE,
-            "top_p": TOP_P,
             "seed": seed,
         }
         if schema and self.structured:
@@ -182,6 +186,13 @@ class EndpointChat:
         if choices and choices[0].finish_reason == "content_filter":
             raise Refused(f"{self.name} declined: its content filter")
         return message.content or ""
+
+
+def _rejects(complaint: str, setting: str) -> bool:
+    """Whether a server does not know a setting at all, whatever its value."""
+    if (other := _INSTEAD.get(setting)) is not None:
+        return other in complaint
+    return setting in _INSTEAD and setting in complaint and bool(re.search("support|allow|deprecat|both", complaint))
 
 
 def _decodable(schema: Any) -> Any:

@@ -30,7 +30,7 @@ class CurationConfig:
     min_shot_seconds: float = _option(0.6, "PySceneDetect's detectors find no shorter shots; theirs: 0.6", "S")
     min_motion: float = _option(15.0, "pixels a frame, of 1280x720 at 20 frames a second; Ditto: 15", "PX")
     max_similarity: float = _option(0.85, "cosine above which the later of two clips is dropped; Ditto: 0.85", "C")
-    static_motion: float = _option(STATIC_MOTION, "up to so many pixels a frame, a clip is static; ours", "PX")
+    static_motion: float = _option(STATIC_MOTION, "up to so many pixels a frame, clips.jsonl says static; ours", "PX")
     static_mse: float = _option(STATIC_MSE, "and up to such mean squared differences of its pictures; ours", "X")
     min_luma: float = _option(0.06, "darker frames are black; mean 0..1; ours", "X")
     min_sharpness: float = _option(0.15, "frames below are blurred, by about 2 pixels of 640; ours", "X")

@@ -38,7 +38,7 @@ def viton_hd(folder: Path) -> Iterator[Item]:
     if pairs is None:
         names = sorted(path.name for path in (train / "image").glob("*.jpg"))
     else:
-        names = [line.split()[0] for line in pairs.read_text().splitlines() if line.strip()]
+        names = [line.split()[0] for line in pairs.read_text(encoding="utf-8").splitlines() if line.strip()]
     for name in names:
         yield Item(f"image/{name}", partial(_load, train, agnostic, name))
 

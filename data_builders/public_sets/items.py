@@ -22,7 +22,9 @@ from data_builders.errors import one_line
 from unireal.data.records import check_sample
 from unireal.sample import Sample
 
-_VERSION = 2  # 1 counted the outlines of polygons as objects, and called all results of Ditto-1M synthetic
+# 1 counted the outlines of polygons as objects, and called all results of Ditto-1M synthetic; 2 turned COCO's photos as
+# their EXIF data say, and not the masks
+_VERSION = 3
 _BATCH_ROWS = 16  # of Parquet that are in memory at a time, with their pictures
 _WHITE, _OPAQUE = 250, 128
 # Of files and folders, as the hub names them: data/dev-00000-of-00004.parquet, default/test/0000.parquet
@@ -77,9 +79,10 @@ class Reader:
         return sample
 
 
-def open_picture(source: Path | dict[str, Any] | None, name: str) -> Image.Image:
-    """A picture file, or one in a column of datasets.Image ({bytes, path}), decoded and upright, in its own mode.
+def open_picture(source: Path | dict[str, Any] | None, name: str, upright: bool = True) -> Image.Image:
+    """A picture file, or one in a column of datasets.Image ({bytes, path}), decoded, in its own mode.
 
+    upright: turned as its EXIF data say; else as it is stored, which is what the coordinates of some sets count.
     Raises ValueError that names it if it is missing or damaged.
     """
     data: Path | io.BytesIO
@@ -93,14 +96,14 @@ def open_picture(source: Path | dict[str, Any] | None, name: str) -> Image.Image
         raise ValueError(f"{name} holds no picture")
     try:
         with Image.open(data) as image:
-            return ImageOps.exif_transpose(image)
+            return ImageOps.exif_transpose(image) if upright else image.copy()
     except Exception as error:  # decoders meet damaged files with errors of almost any type
         raise ValueError(f"{name} cannot be read as a picture ({error})") from error
 
 
-def load_picture(source: Path | dict[str, Any] | None, name: str) -> np.ndarray:
+def load_picture(source: Path | dict[str, Any] | None, name: str, upright: bool = True) -> np.ndarray:
     """As open_picture, as uint8 (H, W, 3) RGB; what is transparent becomes white, and 16 bits become 8."""
-    return _rgb(open_picture(source, name), name)
+    return _rgb(open_picture(source, name, upright), name)
 
 
 def load_region(source: Path | dict[str, Any], name: str, canvas: np.ndarray | None = None) -> np.ndarray:

@@ -27,6 +27,8 @@ def refcoco(folder: Path) -> Iterator[Item]:
     that evaluation measures, and are not read.
     JSON: of refs(unc).json, grefs(unc).json, ... the entries of split "train" (ann_id, image_id, sentences[].sent);
     instances.json in COCO's format beside it; photos under their file_name at any depth of the folder, or of train2014.
+    COCO's coordinates, and what "left" means to who wrote the expressions, are those of the photos as they are stored,
+    whatever their EXIF data say.
     The original refs(unc).p are pickles, which can run any program when they are read; they are not read here, and the
     error tells how to turn one that you trust into JSON.
     """
@@ -42,7 +44,7 @@ def refcoco(folder: Path) -> Iterator[Item]:
 
 
 def _row(row: dict[str, Any]) -> Sequence[Sample]:
-    image = load_picture(row["image"], "image")
+    image = load_picture(row["image"], "image", upright=False)
     polygon, box = row["segmentation"], row["bbox"]
     mask = polygon_mask([polygon], image.shape[:2])
     if box is None or len(box) != 4:
@@ -84,7 +86,7 @@ def _entry(entry: dict, annotations: dict, photos: dict, files: dict[str, Path])
         expressions = [sentence["sent"] for sentence in entry["sentences"]]
     except (KeyError, TypeError) as error:
         raise ValueError(f"no {error} in the annotations") from error
-    image = load_picture(files.get(name, inside(Path(), name)), "photo")
+    image = load_picture(files.get(name, inside(Path(), name)), "photo", upright=False)
     if image.shape[:2] != size:
         raise ValueError(f"{name} is {image.shape[1]}x{image.shape[0]} pixels, instances.json says {size[1]}x{size[0]}")
     mask = np.zeros(size, bool)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from data_builders.world.recipes import RECIPES, TRAINED, world_sample
+from data_builders.world.recipes import TRAINED, get_recipe, world_sample
 from unireal.sample import Sample
 
 TEST_SEEDS = 1 << 40  # seeds from here on are for evaluation; training never reaches them
@@ -28,9 +28,9 @@ class WorldStream:
         photo_share: float = 0.0,
     ):
         self.names = tuple(recipes or TRAINED)
+        weights = np.array([get_recipe(name).weight for name in self.names])
         if untrained := [name for name in self.names if name not in TRAINED]:
             raise ValueError(f"recipes {', '.join(untrained)} are for evaluation only; leave them out")
-        weights = np.array([RECIPES[name].weight for name in self.names])
         self.probabilities = weights / weights.sum()
         self.seed, self.sizes, self.photo_share = seed, tuple((height, width) for height, width in sizes), photo_share
 

@@ -77,5 +77,5 @@ def _value(text: str) -> object:
     """A Python literal, or else the text itself."""
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, MemoryError, RecursionError):  # the last two: thousands of signs
         return text

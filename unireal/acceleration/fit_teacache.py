@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -27,18 +26,14 @@ from data_builders.world.recipes import RECIPES, world_sample
 from data_builders.world.stream import TEST_SEEDS
 from unireal.acceleration import accelerations
 from unireal.acceleration.base import Acceleration
-from unireal.acceleration.measure import randomize
+from unireal.acceleration.measure import load_parts, prepare
 from unireal.acceleration.skipping import Signal, Skipping
 from unireal.acceleration.teacache import relative_l1
 from unireal.arguments import Parser, at_least_one, failed, usable_device
-from unireal.config import MODELS, get_model
 from unireal.diffusion.guidance import Guidance
-from unireal.diffusion.sampling import Call, Conditions, denoise, draw_noise
-from unireal.encoding import encode_samples
+from unireal.diffusion.sampling import Call, denoise
 from unireal.files import check_writable, replacing
-from unireal.model.build import Components, build
-from unireal.pipeline import UniRealPipeline
-from unireal.sample import Sample
+from unireal.model.build import Components
 
 FIRST_SEED = TEST_SEEDS + (1 << 20)  # apart from those of the benchmarks
 
@@ -70,37 +65,6 @@ class _Recording(Skipping):
         if self.last is not None:
             self.pairs.append((relative_l1(self.input, self.last[0]), relative_l1(residual, self.last[1])))
         self.last = self.input, residual
-
-
-def load_parts(model: str, device: str = "cpu", seed: int = 0) -> Components:
-    """The parts of a saved model, or of a named size that works on pixels with random weights.
-
-    Raises ValueError for a name that is neither.
-    """
-    if model in MODELS and MODELS[model].vae is None:
-        parts = build(get_model(model), [], seed)
-        randomize(parts.transformer, seed)
-    else:
-        parts = UniRealPipeline.from_pretrained(model).as_components()
-    return move(parts, device)
-
-
-def move(parts: Components, device: str) -> Components:
-    """The same parts, on a device."""
-    for part in (parts.transformer, parts.text_encoder, parts.vae):
-        if part is not None:
-            part.to(device)
-    return parts
-
-
-@torch.no_grad()
-def prepare(parts: Components, samples: Sequence[Sample], seed: int) -> tuple[Conditions, list[torch.Tensor]]:
-    """What `denoise` takes for samples of one layout: conditions, and noise (B, C, h, w) for every result frame."""
-    device, channels = parts.transformer.device, parts.transformer.config.in_channels
-    generator = torch.Generator().manual_seed(seed)
-    sizes = [parts.codec.latent_size(size) for size in samples[0].layout.results]
-    noise = [draw_noise((len(samples), channels, *size), generator).to(device) for size in sizes]
-    return encode_samples(parts, samples, device), noise
 
 
 def record(

@@ -1,4 +1,4 @@
-"""For benchmarks and tests of accelerations: random models, the tokens that are computed, and the memory it takes."""
+"""To fit and to measure accelerations: models, what they sample, the tokens that are computed, and the memory."""
 
 from __future__ import annotations
 
@@ -13,8 +13,40 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from unireal.config import MODELS, get_model
+from unireal.diffusion.sampling import Conditions, draw_noise
+from unireal.encoding import encode_samples
 from unireal.model.blocks import UniRealBlock
+from unireal.model.build import Components, build
 from unireal.model.transformer import UniRealTransformer
+from unireal.pipeline import UniRealPipeline
+from unireal.sample import Sample
+
+
+def load_parts(model: str, device: str = "cpu", seed: int = 0) -> Components:
+    """The parts of a saved model, or of a named size that works on pixels with random weights.
+
+    Raises ValueError for a name that is neither.
+    """
+    if model in MODELS and MODELS[model].vae is None:
+        parts = build(get_model(model), [], seed)
+        randomize(parts.transformer, seed)
+    else:
+        parts = UniRealPipeline.from_pretrained(model).as_components()
+    for part in (parts.transformer, parts.text_encoder, parts.vae):
+        if part is not None:
+            part.to(device)
+    return parts
+
+
+@torch.no_grad()
+def prepare(parts: Components, samples: Sequence[Sample], seed: int) -> tuple[Conditions, list[torch.Tensor]]:
+    """What `denoise` takes for samples of one layout: conditions, and noise (B, C, h, w) for every result frame."""
+    device, channels = parts.transformer.device, parts.transformer.config.in_channels
+    generator = torch.Generator().manual_seed(seed)
+    sizes = [parts.codec.latent_size(size) for size in samples[0].layout.results]
+    noise = [draw_noise((len(samples), channels, *size), generator).to(device) for size in sizes]
+    return encode_samples(parts, samples, device), noise
 
 
 def randomize(transformer: UniRealTransformer, seed: int = 0, scale: float = 0.3) -> UniRealTransformer:

@@ -7,9 +7,13 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 from unireal.arguments import Parser, failed
-from unireal.data.precompute import add_arguments, precompute
-from unireal.data.records import ParquetSamples, check_sample
 from unireal.plugins import add_plugin_argument
+
+try:
+    from unireal.data.precompute import add_arguments, precompute
+    from unireal.data.records import ParquetSamples, check_sample
+except ImportError as error:  # a package of the extra data
+    sys.exit(failed(error))
 
 _SHOWN = 10  # bad records that are told one by one
 

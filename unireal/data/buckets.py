@@ -151,12 +151,12 @@ def deal(states: Sequence[dict[str, Any]], count: int, config: DataConfig) -> li
     Lanes do not stop at the same number of the sequence. What some of them waited with, or had not reached yet, is
     owed: the new lanes take it first. So it is when the weights change: up to the farthest lane the former ones hold.
     """
-    before, weights = states[0]["mixture"], [source.weight for source in config.sources]
-    seed_before, weights_before = before.get("seed", config.seed), before.get("weights", weights)
-    if len(states) == count and (seed_before, weights_before) == (config.seed, weights):
+    weights = [source.weight for source in config.sources]
+    weights_before = states[0]["mixture"].get("weights", weights)
+    if len(states) == count and weights_before == weights:
         return list(states)
     sources = [replace(s, weight=weight) for s, weight in zip(config.sources, weights_before, strict=True)]
-    mixture = Mixture(sources, seed_before)
+    mixture = Mixture(sources, config.seed)
     owed = [place for state in states for place in (*state["waiting"], *state.get("owed", ()))]
     ahead = max(states, key=lambda state: state["mixture"]["draw"])
     farthest = ahead["mixture"]

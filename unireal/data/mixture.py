@@ -139,7 +139,7 @@ class Mixture:
     def load_state(self, state: dict[str, Any]) -> None:
         """Goes to a place or a state; a place leaves the count of bad records as it is.
 
-        Seed and weights stay: where a state has others, unireal.data.buckets.deal makes one that goes on with these.
+        The weights stay: where a state has others, unireal.data.buckets.deal makes one that goes on with these.
         """
         self.draw, self.counts = state["draw"], list(state["counts"])
         self.read, self.bad = state.get("read", self.read), state.get("bad", self.bad)

@@ -134,7 +134,7 @@ def fitted(sample: Sample, side: int, multiple: int) -> Sample:
 
     def fit(frame: Frame) -> Frame:
         size = fitted_size(frame.size, side, multiple)
-        return frame if frame.image.ndim == 2 and size == frame.size else resized(_eight_bits(frame, size), size)
+        return frame if frame.image.ndim == 2 and size == frame.size else resized(_eight_bits(frame), size)
 
     mask = sample.mask
     if mask is not None:
@@ -150,7 +150,7 @@ def fitted_size(size: tuple[int, int], side: int, multiple: int) -> tuple[int, i
     return rows * multiple, max(round(side * side / (rows * multiple) / multiple), 1) * multiple
 
 
-def _eight_bits(frame: Frame, size: tuple[int, int]) -> Frame:
+def _eight_bits(frame: Frame) -> Frame:
     """Depth of 16 bits as grey of 8, which `resized` takes."""
     if frame.image.ndim == 3:
         return frame

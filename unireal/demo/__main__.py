@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-import threading
+import time
 
 from unireal.arguments import Parser, failed
 from unireal.demo.engine import Engine
@@ -29,7 +29,8 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"serving {options.model} at {address}", flush=True)
             if auth is None and options.host not in LOCAL:
                 print("warning: whoever reaches this machine can use the page; add --auth", file=sys.stderr, flush=True)
-            threading.Event().wait()
+            while True:
+                time.sleep(3600)  # on Windows, Ctrl-C does not end the wait for a lock or an event
     except KeyboardInterrupt:
         return 0
     except (ValueError, OSError, ImportError) as error:

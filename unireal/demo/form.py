@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from inspect import Parameter, Signature
 from typing import Any
@@ -16,6 +17,8 @@ from unireal.prompts import CONTEXT_KEYWORDS, parse_context
 from unireal.tasks import TaskSpec
 
 CLIP_FRAMES = 16  # of a video that are edited unless another number is given
+# Acceleration with settings. A polynomial may be in a file, but visitors are not to have files of the server read.
+_PLUGIN = re.compile(r"\w{1,40}(:(?!polynomial=[^(])\w{1,40}=([\w.+-]{0,40}|\([\d.,e +-]{0,200}\)))*")
 
 
 class Form:
@@ -83,7 +86,7 @@ class Form:
         )
         how: dict[str, Any] = {name: given[name] or None for name in ("guidance", "image_guidance", "negative_prompt")}
         how |= {"seed": int(given["seed"] or 0), "steps": _whole(given["steps"])}
-        how |= {"accelerate": _listed(given["accelerate"]), "dtype": self.engine.dtype}
+        how |= {"accelerate": _plugins(given["accelerate"]), "dtype": self.engine.dtype}
         return Recipe(request, self.engine.model, **how), video
 
     def example(self, name: str, value: Any) -> Any:
@@ -141,3 +144,12 @@ def _whole(value: float | None) -> int | None:
 def _listed(chosen: Sequence[str] | str | None) -> tuple[str, ...]:
     """What is chosen from a list; a program may give one name as it is."""
     return (chosen,) if isinstance(chosen, str) else tuple(chosen or ())
+
+
+def _plugins(chosen: Sequence[str] | str | None) -> tuple[str, ...]:
+    """Accelerations. Raises ValueError for settings that are neither words nor numbers, such as a path."""
+    for name in _listed(chosen):
+        if not _PLUGIN.fullmatch(name):
+            told = f"acceleration {name[:60]!r} has settings other than words and numbers"
+            raise ValueError(f"{told}; write for example spotedit:tau=0.3")
+    return _listed(chosen)

@@ -135,5 +135,8 @@ def number(value: float | None) -> str:
 
 
 def by_system(found: Mapping[str, Mean]) -> dict[str, tuple[float, float | None]]:
-    """System -> mean and error, without those that have no mean."""
-    return {system: (mean.value, mean.error) for system, mean in found.items() if mean.value is not None}
+    """System -> mean and error, to look at side by side: without those that have no mean, and without baselines that
+    are measured of some of the model's items only."""
+    items = found[MODEL].n + found[MODEL].missing
+    alike = {system: mean for system, mean in found.items() if mean.n + mean.missing == items}
+    return {system: (mean.value, mean.error) for system, mean in alike.items() if mean.value is not None}

@@ -25,7 +25,7 @@ Outputs = list[np.ndarray]  # result pictures of one sample, uint8 (H, W, 3)
 
 
 @dataclass(frozen=True)
-class Item:
+class WorldItem:
     """A sample with its truth, and the scene of its canvas or, where there is none, of its first result."""
 
     sample: Sample
@@ -79,7 +79,7 @@ class WorldMetric:
 
     name: str
     unit: str
-    measure: Callable[[Item, Outputs], Any]
+    measure: Callable[[WorldItem, Outputs], Any]
     higher: bool = True
     combine: Callable[[list[Any]], tuple[float, float, int]] = metrics.mean
     parts: tuple[tuple[str, str], ...] = ()
@@ -96,16 +96,18 @@ class WorldMetric:
         return dict(zip(names, measured if isinstance(measured, tuple) else (measured,), strict=True))
 
 
-def _masks(item: Item, outputs: Outputs, measure: Callable[..., Any], index: int = 0) -> Any:
+def _masks(item: WorldItem, outputs: Outputs, measure: Callable[..., Any], index: int = 0) -> Any:
     return measure(threshold(outputs[index]), threshold(item.truth[index]))
 
 
-def _depth(item: Item, outputs: Outputs, measure: Callable[..., float], aligned: bool = False, index: int = 0) -> float:
+def _depth(
+    item: WorldItem, outputs: Outputs, measure: Callable[..., float], aligned: bool = False, index: int = 0
+) -> float:
     depth, truth = decode_depth(outputs[index]), decode_depth(item.truth[index])
     return measure(metrics.align(depth, truth, DEPTH_RANGE) if aligned else depth, truth)
 
 
-def _recognised(item: Item, outputs: Outputs, attribute: str, first: bool = False) -> float:
+def _recognised(item: WorldItem, outputs: Outputs, attribute: str, first: bool = False) -> float:
     """Share of the scene's things (or of the first alone) that come out with the right "color" or "shape"."""
     values = []
     for thing in item.scene.things[: 1 if first else None]:
@@ -129,19 +131,19 @@ def candidates(scene: Scene, thing: Thing, size: tuple[int, int]) -> tuple[list[
     return things, np.stack([picture.image for picture in drawn]), region
 
 
-def _all_frames(item: Item, outputs: Outputs, part: Callable[[np.ndarray], np.ndarray] | None = None) -> float:
+def _all_frames(item: WorldItem, outputs: Outputs, part: Callable[[np.ndarray], np.ndarray] | None = None) -> float:
     """PSNR of all frames as one picture, inside a part of the mask's region, or everywhere."""
     region = None if part is None else np.concatenate([part(item.changed)] * len(outputs))
     return metrics.psnr(np.concatenate(outputs), np.concatenate(item.truth), region)
 
 
-def _over_time(item: Item, outputs: Outputs) -> float:
+def _over_time(item: WorldItem, outputs: Outputs) -> float:
     """Squared error of what changes from each frame to the next: flicker and wrong motion, but no constant errors."""
     changes, truth = (np.concatenate(np.diff(np.stack(f).astype(np.int16), axis=0)) for f in (outputs, item.truth))
     return metrics.squared_error(changes, truth)
 
 
-def _motion(item: Item, outputs: Outputs) -> float:
+def _motion(item: WorldItem, outputs: Outputs) -> float:
     """Whether the last frame is most like that of the motion asked for, among all motions of that thing."""
     facts = item.sample.source
     steps = len(outputs) - 1 + len(item.sample.inputs)  # the scene is the canvas's, or the first result's

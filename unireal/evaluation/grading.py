@@ -14,7 +14,7 @@ import numpy as np
 
 from unireal.evaluation import metrics
 from unireal.evaluation.benchmarks.sources import safe_id
-from unireal.evaluation.exams import Item, Outputs, WorldMetric
+from unireal.evaluation.exams import Outputs, WorldItem, WorldMetric
 from unireal.evaluation.report import Bar, Example, Row
 from unireal.evaluation.results import COPY, MODEL, ItemResult, SummaryRow
 from unireal.taxonomy import CATEGORIES, WORLD_EDITS, conditions_of, controls_of
@@ -35,7 +35,7 @@ class Graded:
     subset: str
     category: str
     exam: Sequence[WorldMetric]
-    items: Sequence[Item]
+    items: Sequence[WorldItem]
     systems: Mapping[str, Sequence[Outputs]]
     bars: Mapping[str, Bar]
     shown: Sequence[str] = (COPY,)
@@ -139,7 +139,7 @@ class Graded:
                 further=({"truth": truth[1:]} if truth[1:] else {}) | further,
             )
 
-    def _edit_type(self, item: Item) -> str | None:
+    def _edit_type(self, item: WorldItem) -> str | None:
         """Some recipes make edits of several types, and say which."""
         return WORLD_EDITS.get(item.sample.source.get("edit", ""), CATEGORIES[BENCHMARK].get(self.recipe))
 

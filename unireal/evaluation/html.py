@@ -29,7 +29,7 @@ from unireal.evaluation.breakdown import (
     scores_of,
     to_markdown,
 )
-from unireal.evaluation.results import ItemResult, RunFolder, write_text
+from unireal.evaluation.results import MODEL, ItemResult, RunFolder, write_text
 
 MAX_FRAMES = 8  # of a video, evenly spread
 
@@ -89,11 +89,12 @@ def _template() -> Any:
 
 
 def _spread(items: Sequence[ItemResult]) -> dict[str, Any]:
-    """A histogram of every metric."""
+    """A histogram of every metric, of the systems that are measured of the same items as the model."""
     found = {}
     for metric in metrics_of(items):
-        systems = scores_of(items, metric).items()
-        series = {name: [s for s in scores if s is not None] for name, scores in systems}
+        systems = scores_of(items, metric)
+        alike = {name: scores for name, scores in systems.items() if len(scores) == len(systems[MODEL])}
+        series = {name: [s for s in scores if s is not None] for name, scores in alike.items()}
         series = {name: scores for name, scores in series.items() if scores}
         if series:
             found[metric] = _markup(plots.histogram(series))

@@ -130,6 +130,8 @@ def overview() -> str:
 def _not_read(name: str, option: str) -> str:
     """Why the option is refused, and who reads it."""
     see = f"see {PROGRAM} {name} --help"
+    if not option.startswith("-"):
+        return f"{option!r} belongs to no option; lists are separated by commas, as in a,b; {see}"
     readers = [other for other in (*BENCHMARKS, *PUBLIC) if option in parser_of(other)._option_string_actions]
     if not readers:
         return f"unknown option {option!r}; {see}"

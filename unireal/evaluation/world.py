@@ -17,7 +17,7 @@ from data_builders.world.recipes import RECIPES, TRAINED, VERSION, sample_and_sc
 from data_builders.world.render import render
 from data_builders.world.stream import TEST_SEEDS
 from unireal.evaluation.benchmarks.sources import safe_id
-from unireal.evaluation.exams import BARS, EXAMS, Item, Outputs, WorldMetric, frame_similarity
+from unireal.evaluation.exams import BARS, EXAMS, Outputs, WorldItem, WorldMetric, frame_similarity
 from unireal.evaluation.grading import BENCHMARK, Graded
 from unireal.evaluation.measures.frames import FrameEncoder
 from unireal.evaluation.report import Report
@@ -45,11 +45,11 @@ class Subset:
     unseen: bool = False
     photo_share: float = 0.0
 
-    def items(self, recipe: str, limit: int, size: tuple[int, int]) -> list[Item]:
+    def items(self, recipe: str, limit: int, size: tuple[int, int]) -> list[WorldItem]:
         """The held-out samples of a recipe: share * limit of them, at least one."""
         options: dict[str, Any] = {"size": size, "unseen": self.unseen, "photo_share": self.photo_share}
         seeds = range(TEST_SEEDS, TEST_SEEDS + max(1, int(limit * self.share)))
-        return [Item(*sample_and_scene(recipe, seed, **options)) for seed in seeds]
+        return [WorldItem(*sample_and_scene(recipe, seed, **options)) for seed in seeds]
 
     def category(self, recipe: str) -> str:
         """What a recipe's samples are called in a run folder."""
@@ -65,7 +65,7 @@ SUBSETS = (
 )
 
 
-def copy(item: Item) -> Outputs:
+def copy(item: WorldItem) -> Outputs:
     """Every result is its canvas (of several), the only canvas, else the first asset, else mid-grey."""
     by_role = {role: [f.image for f in item.sample.inputs if f.role is role] for role in Role}
     grey = np.full((*item.size, 3), HOLE, np.uint8)
@@ -74,7 +74,7 @@ def copy(item: Item) -> Outputs:
     return [resize(shown[min(i, len(shown) - 1)], size) for i, size in enumerate(sizes)]
 
 
-def mean(item: Item) -> Outputs:
+def mean(item: WorldItem) -> Outputs:
     """The mean truth of the recipe's training samples with the same sort of background."""
     return list(_mean_truth(item.sample.source["recipe"], item.size, float(item.scene.background == "photo")))
 
@@ -88,24 +88,24 @@ def _mean_truth(recipe: str, size: tuple[int, int], photo_share: float) -> tuple
     return tuple((total / len(TRAINING_SEEDS) + 0.5).astype(np.uint8))
 
 
-def oracle(item: Item) -> Outputs:
+def oracle(item: WorldItem) -> Outputs:
     """The truth itself: the ceiling."""
     return item.truth
 
 
-def random_object(item: Item) -> Outputs:
+def random_object(item: WorldItem) -> Outputs:
     """The true mask of any of the scene's things, which may be the asked one."""
     rng = np.random.default_rng(item.sample.source["seed"])
     mask = render(item.scene, item.size).masks[rng.integers(len(item.scene.things))]
     return [np.where(mask[..., None], np.uint8(255), np.zeros_like(truth)) for truth in item.truth]
 
 
-Baseline = Callable[[Item], Outputs]
+Baseline = Callable[[WorldItem], Outputs]
 BASELINES: dict[str, Baseline] = {COPY: copy, "mean": mean, "oracle": oracle}
 EXTRA_BASELINES: dict[str, dict[str, Baseline]] = {"segment": {"random object": random_object}}
 
 
-def frame_by_frame(item: Item) -> list[Sample]:
+def frame_by_frame(item: WorldItem) -> list[Sample]:
     """The canvases as pictures, each to be edited alone by the same words."""
     spec, asked = TASKS["edit"], item.question()
     canvases = (frame for frame in asked.inputs if frame.role is Role.CANVAS)
@@ -116,8 +116,8 @@ def frame_by_frame(item: Item) -> list[Sample]:
 
 
 # Other ways to ask the same model: samples with one result each, which together answer the item.
-_PER_FRAME: dict[str, Callable[[Item], list[Sample]]] = {"per frame": frame_by_frame}
-OTHER_WAYS: dict[str, dict[str, Callable[[Item], list[Sample]]]] = {
+_PER_FRAME: dict[str, Callable[[WorldItem], list[Sample]]] = {"per frame": frame_by_frame}
+OTHER_WAYS: dict[str, dict[str, Callable[[WorldItem], list[Sample]]]] = {
     "video_edit": _PER_FRAME,
     "video_edit_reference": _PER_FRAME,
 }
@@ -162,7 +162,7 @@ class World:
         unfinished: where its results are kept, and taken from after the run was killed.
         """
 
-        def made(recipe: str, items: list[Item]) -> dict[str, list[Outputs]]:
+        def made(recipe: str, items: list[WorldItem]) -> dict[str, list[Outputs]]:
             found = {MODEL: self._generated(generate, [item.question() for item in items])}
             for name, questions in OTHER_WAYS.get(recipe, {}).items():
                 asked = [questions(item) for item in items]
@@ -170,7 +170,7 @@ class World:
                 found[name] = [[next(results)[0] for _ in samples] for samples in asked]
             return found
 
-        def answers(subset: Subset, recipe: str, items: list[Item]) -> dict[str, list[Outputs]]:
+        def answers(subset: Subset, recipe: str, items: list[WorldItem]) -> dict[str, list[Outputs]]:
             if unfinished is None:
                 return made(recipe, items)
             return unfinished.answers(safe_id(recipe, subset.name), lambda: made(recipe, items))
@@ -187,7 +187,7 @@ class World:
         """The baseline of that name. Raises ValueError with the nearest name for an unknown one."""
         return lookup(BASELINES, name, "baseline")
 
-    def _report(self, answers: Callable[[Subset, str, list[Item]], dict[str, list[Outputs]]]) -> Report:
+    def _report(self, answers: Callable[[Subset, str, list[WorldItem]], dict[str, list[Outputs]]]) -> Report:
         """answers: of the model, and of the same model that was asked in another way, by its name."""
         settings = self.settings | ({"frame encoder": self.frame_encoder.name} if self.frame_encoder else {})
         report = Report(BENCHMARK, settings)
@@ -203,7 +203,7 @@ class World:
             report.pictures |= graded.pictures(self.pictured)
         return report
 
-    def _graded(self, subset: Subset, recipe: str, items: list[Item], answers: dict[str, list[Outputs]]) -> Graded:
+    def _graded(self, subset: Subset, recipe: str, items: list[WorldItem], answers: dict[str, list[Outputs]]) -> Graded:
         ways = {name: outputs for name, outputs in answers.items() if name != MODEL}
         baselines = BASELINES | EXTRA_BASELINES.get(recipe, {})
         asked = {MODEL: answers[MODEL]} | {name: [answer(i) for i in items] for name, answer in baselines.items()}

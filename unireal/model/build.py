@@ -72,7 +72,6 @@ def build(config: ModelConfig, vocabulary: list[str], seed: int = 0) -> Componen
         tokenizer = word_tokenizer(vocabulary)
         text_encoder = T5EncoderModel(T5Config(vocab_size=len(tokenizer), **config.text))
         start_with_word_order(text_encoder)
-        start_with_word_order(text_encoder)
     add_referring_tokens(tokenizer, text_encoder, limits["max_inputs"], limits["max_results"])
     transformer = UniRealTransformer(
         **config.transformer,

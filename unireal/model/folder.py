@@ -35,6 +35,16 @@ def find_model(name: str | Path, what: str = "model", hub: bool = False, others:
     raise ValueError(told + (f"; did you mean {close[0]!r}?" if close else ""))
 
 
+def known_as(folder: Path) -> str:
+    """What to call a model elsewhere: a shipped one's name, a hub id, or the folder's name; not where it lies."""
+    if fetched := re.search(r"models--(.+?)--(.+?)/snapshots/", folder.as_posix()):
+        return "/".join(fetched.groups())
+    if shipped := [name for name, path in SHIPPED.items() if path == folder]:
+        return shipped[0]
+    parts = folder.resolve().parts
+    return "/".join(parts[-2:] if parts[-1] == "model" else parts[-1:])  # what a run leaves is RUN/model
+
+
 def check_model_folder(path: Path) -> None:
     """Raises ValueError if a pipeline folder lacks files, or its weights are damaged or would have to be unpickled."""
     index = path / "model_index.json"

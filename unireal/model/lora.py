@@ -4,23 +4,30 @@ add_lora(pipe.transformer, rank=16)      # then train, and
 save_lora(pipe.transformer, "lora")      # adapter_model.safetensors and adapter_config.json
 load_lora(other.transformer, "lora")
 merged(pipe.transformer)                 # a copy that needs no adapter
+
+The file's metadata holds name and fingerprint of the base that the adapter was trained on, if that came from a folder
+or the hub.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from unireal.files import replacing
+from unireal.model.folder import fingerprint, known_as
 from unireal.model.transformer import UniRealTransformer
 
+_log = logging.getLogger(__name__)
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")  # what CogVideoX's own LoRAs adapt
+_BASE, _FINGERPRINT = "base_model", "base_fingerprint"  # in the metadata of the weights
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
 
@@ -57,12 +64,12 @@ def save_lora(transformer: UniRealTransformer, folder: str | Path, name: str = "
     folder.mkdir(parents=True, exist_ok=True)
     weights = get_peft_model_state_dict(_uncompiled(transformer), adapter_name=name)
     with replacing(folder / WEIGHTS) as unfinished:
-        save_file({k: v.contiguous().cpu() for k, v in weights.items()}, unfinished)
+        save_file({k: v.contiguous().cpu() for k, v in weights.items()}, unfinished, metadata=_base(transformer))
     configs[name].save_pretrained(folder)
 
 
 def load_lora(transformer: UniRealTransformer, folder: str | Path, name: str = "default") -> None:
-    """Puts a saved adapter into a transformer, in effect from now on.
+    """Puts a saved adapter into a transformer, in effect from now on. Logs a warning if it was trained on another base.
 
     Raises ValueError if the folder holds no adapter, or one of another model.
     """
@@ -72,6 +79,8 @@ def load_lora(transformer: UniRealTransformer, folder: str | Path, name: str = "
             raise ValueError(f"LoRA folder {str(folder)!r} lacks {file}; give a folder written by save_lora")
     try:
         config, weights = LoraConfig.from_pretrained(str(folder)), load_file(folder / WEIGHTS)
+        with safe_open(folder / WEIGHTS, "pt") as file:
+            trained_on = file.metadata() or {}
     except (SafetensorError, ValueError, TypeError) as error:
         raise ValueError(f"LoRA folder {str(folder)!r} is damaged ({error}); fetch it again") from error
     transformer = _uncompiled(transformer)
@@ -79,8 +88,15 @@ def load_lora(transformer: UniRealTransformer, folder: str | Path, name: str = "
     mine = get_peft_model_state_dict(transformer, adapter_name=name)
     if {k: v.shape for k, v in mine.items()} != {k: v.shape for k, v in weights.items()}:
         transformer.delete_adapters(name)
-        raise ValueError(f"LoRA {str(folder)!r} was made for another model: its layers or their sizes differ")
+        base = trained_on.get(_BASE, "it does not say which")
+        raise ValueError(f"LoRA {str(folder)!r} was made for another model ({base}): its layers or their sizes differ")
     set_peft_model_state_dict(transformer, weights, adapter_name=name)
+    base = _base(transformer) if _FINGERPRINT in trained_on else {}
+    if base and base[_FINGERPRINT] != trained_on[_FINGERPRINT]:
+        _log.warning(
+            "LoRA %r was trained on %r, which has other weights than this model (%r); give the model it was trained on",
+            *(str(folder), trained_on.get(_BASE, "another model"), base[_BASE]),
+        )
 
 
 def merged(transformer: UniRealTransformer) -> UniRealTransformer:
@@ -91,6 +107,15 @@ def merged(transformer: UniRealTransformer) -> UniRealTransformer:
     transformer.fuse_lora()
     transformer.unload_lora()
     return transformer
+
+
+def _base(transformer: UniRealTransformer) -> dict[str, str]:
+    """What the metadata says of the model that a transformer was loaded from; {} if there is none on this disk."""
+    path = Path(_uncompiled(transformer).config.get("_name_or_path") or "not loaded")
+    weights = path / "transformer" if (path / "transformer").is_dir() else path
+    if not any(weights.glob("*.safetensors")):
+        return {}
+    return {_BASE: known_as(weights.parent), _FINGERPRINT: fingerprint(weights, "*.safetensors")}
 
 
 def _uncompiled(transformer: UniRealTransformer) -> UniRealTransformer:

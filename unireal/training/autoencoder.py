@@ -5,18 +5,26 @@
 The model is diffusers' AutoencoderDC (arXiv 2410.10733): 8x down, 32 channels, so 64 tokens for a 64x64 frame. Loss: L1
 and squared error of the pixels. Noise on the latents makes the decoder tolerant of what a diffusion model leaves, and a
 small penalty on their size keeps them near zero; at the end each channel is scaled to unit variance inside the weights.
+
+The frames and noise of a step follow from the seed and its number, so that `--resume` goes on exactly where the newest
+of the folder's checkpoints stands.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+import os
+import shutil
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from diffusers import AutoencoderDC
 from tqdm import tqdm
 
@@ -24,10 +32,22 @@ from data_builders.world.render import encode_depth, pattern_swatch, render, ren
 from data_builders.world.scene import sample_scene
 from unireal.arguments import Parser, at_least_one, failed
 from unireal.sample import Frame, Role
+from unireal.training.checkpoint import (
+    RunTensors,
+    as_os_error,
+    check_no_run,
+    last_saved,
+    load_checkpoint,
+    newest_checkpoint,
+    read_state,
+    save_checkpoint,
+)
 from unireal.transforms import to_tensor as frame_tensor
 
 LATENT_NOISE = 0.05
 LATENT_PENALTY = 1e-3
+_RECIPE = ("steps", "batch_size", "learning_rate", "seed")  # options that decide what every step does
+_KEPT_CHECKPOINTS = 2
 
 
 def tiny_autoencoder() -> AutoencoderDC:
@@ -87,46 +107,120 @@ def psnr(vae: AutoencoderDC, images: torch.Tensor) -> float:
     return float((-10 * error.log10()).mean())
 
 
-def train(output: Path, steps: int, batch_size: int, learning_rate: float, seed: int) -> None:
-    torch.manual_seed(seed)
-    rng = np.random.default_rng(seed)
-    vae = tiny_autoencoder()
-    optimizer = torch.optim.AdamW(vae.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.0)
-    rise = 0.05 if steps > 20 else 0.0  # of one step it has no length, and the schedule divides by that
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps, pct_start=rise)
-    held_out = np.random.default_rng(seed + 1)
-    test = to_tensor([draw_frame(held_out) for _ in range(128)])
-    start = time.time()
-    bar = tqdm(range(steps), desc="autoencoder")
-    for step in bar:
-        images = to_tensor([draw_frame(rng) for _ in range(batch_size)])
+class Run:
+    """The training of one autoencoder in the folder `output`. recipe: the options of _RECIPE."""
+
+    def __init__(self, output: Path, recipe: dict[str, Any], checkpoint_every: int = 500):
+        self.output, self.recipe, self.checkpoint_every = output, recipe, checkpoint_every
+        torch.manual_seed(recipe["seed"])
+        self.vae = tiny_autoencoder()
+        rate, steps = recipe["learning_rate"], recipe["steps"]
+        self.optimizer = torch.optim.AdamW(self.vae.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.0)
+        rise = 0.05 if steps > 20 else 0.0  # of one step it has no length, and the schedule divides by that
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(self.optimizer, rate, total_steps=steps, pct_start=rise)
+        self.tensors = RunTensors(dict(self.vae.named_parameters()), [self.optimizer])
+        self.accelerator = Accelerator(cpu=True)
+        self.step = 0
+
+    def resume(self) -> None:
+        """Continues from the newest checkpoint. Raises ValueError if there is none, or none of this recipe."""
+        newest = newest_checkpoint(self.output)
+        recipe = read_state(newest).get("recipe", {})
+        for name, value in self.recipe.items():
+            if recipe.get(name) != value:
+                option = f"--{name.replace('_', '-')}"
+                before = f"has {option} {recipe[name]}, not {value}" if name in recipe else "is not an autoencoder's"
+                raise ValueError(f"{newest} {before}; resume with the options of the run, or give another --output")
+        state = load_checkpoint(newest, self.accelerator, self.tensors)
+        self.step = state["step"]
+        self.schedule.load_state_dict(state["schedule"])
+        self.optimizer.param_groups[0].update(state["rates"])
+        print(f"resumed from {newest}")
+
+    def train(self, after_step: Callable[[int, float], None] | None = None) -> None:
+        """Runs to the last step and saves the autoencoder. after_step(step, loss) is called after each.
+
+        Raises FloatingPointError if the loss is no longer finite, and OSError if something cannot be written.
+        """
+        begun, start, steps = self.step, time.time(), self.recipe["steps"]
+        held_out = np.random.default_rng(self.recipe["seed"] + 1)
+        test = to_tensor([draw_frame(held_out) for _ in range(128)])
+        with tqdm(total=steps, initial=begun, desc="autoencoder") as bar:
+            while self.step < steps:
+                loss = self._train_step()
+                if not math.isfinite(loss):
+                    raise FloatingPointError(f"the loss is {loss} at step {self.step}; lower the learning rate")
+                self.step += 1
+                bar.update()
+                if after_step is not None:
+                    after_step(self.step, loss)
+                if self.step % 100 == 0:
+                    bar.set_postfix(loss=f"{loss:.4f}", psnr=f"{psnr(self.vae, test):.2f}")
+                if self.step == steps or self.step % self.checkpoint_every == 0:
+                    self._checkpoint()
+        scale_latents(self.vae, test)
+        _save(self.vae, self.output)
+        seconds = f"{steps - begun} steps in {time.time() - start:.0f} s"
+        print(f"{seconds}, held-out PSNR {psnr(self.vae, test):.2f} dB, saved to {self.output}")
+
+    def _train_step(self) -> float:
+        rng = np.random.default_rng((self.recipe["seed"], self.step))
+        images = to_tensor([draw_frame(rng) for _ in range(self.recipe["batch_size"])])
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            latent = vae.encode(images).latent
-            restored = vae.decode(latent + LATENT_NOISE * torch.randn_like(latent)).sample
+            latent = self.vae.encode(images).latent
+            noise = torch.from_numpy(rng.standard_normal(latent.shape, np.float32)).to(latent.dtype)
+            restored = self.vae.decode(latent + LATENT_NOISE * noise).sample
         error = restored.float() - images
         loss = error.abs().mean() + 4 * error.square().mean() + LATENT_PENALTY * latent.float().square().mean()
-        optimizer.zero_grad()
+        self.optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        if step % 100 == 99:
-            bar.set_postfix(loss=f"{loss.item():.4f}", psnr=f"{psnr(vae, test):.2f}")
-    scale_latents(vae, test)
-    vae.save_pretrained(output, safe_serialization=True)
-    print(f"{steps} steps in {time.time() - start:.0f} s, held-out PSNR {psnr(vae, test):.2f} dB, saved to {output}")
+        torch.nn.utils.clip_grad_norm_(self.vae.parameters(), 1.0)
+        self.optimizer.step()
+        self.schedule.step()
+        return loss.item()
+
+    def _checkpoint(self) -> None:
+        rates = {name: value for name, value in self.optimizer.param_groups[0].items() if name in ("lr", "betas")}
+        state = {"step": self.step, "recipe": self.recipe, "schedule": self.schedule.state_dict(), "rates": rates}
+        save_checkpoint(self.output / "checkpoints", self.accelerator, self.tensors, state, _KEPT_CHECKPOINTS)
+
+
+def _save(vae: AutoencoderDC, output: Path) -> None:
+    """Writes the files under another name first: an autoencoder that is there is whole."""
+    unfinished = output / ".unfinished"
+    shutil.rmtree(unfinished, ignore_errors=True)  # what a killed run left
+    try:
+        with as_os_error():
+            vae.save_pretrained(unfinished, safe_serialization=True)
+        for file in sorted(unfinished.iterdir(), reverse=True):  # config.json, without which there is none, is the last
+            os.replace(file, output / file.name)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Returns the exit status: 0 done, 2 bad input, 130 if it was interrupted."""
+    """Returns the exit status: 0 done, 2 bad input, 1 if the training itself failed, 130 if it was interrupted."""
     options = _parser().parse_args(arguments)
+    output = options.output
     try:
-        options.output.mkdir(parents=True, exist_ok=True)
-        train(options.output, options.steps, options.batch_size, options.learning_rate, options.seed)
-    except OSError as error:
+        if not options.resume:
+            check_no_run(output)
+            if (output / "config.json").exists():
+                raise ValueError(f"{output} holds an autoencoder; give another --output")
+        run = Run(output, {name: getattr(options, name) for name in _RECIPE}, options.checkpoint_every)
+        if options.resume:
+            run.resume()
+        output.mkdir(parents=True, exist_ok=True)
+    except (ValueError, OSError) as error:
         return failed(error)
+    try:
+        run.train()
+    except FloatingPointError as error:
+        return failed(error, 1)
+    except OSError as error:
+        return failed(f"cannot write to {output} ({error}); {last_saved(output, 'make room and ')}", 1)
     except KeyboardInterrupt:
-        return failed("interrupted; nothing was saved, as an autoencoder is only at its last step", 130)
+        return failed(f"interrupted; {last_saved(output)}", 130)
     return 0
 
 
@@ -137,6 +231,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--steps", type=at_least_one, default=3000, metavar="N", help="default: 3000")
     parser.add_argument("--batch-size", type=at_least_one, default=32, metavar="N", help="default: 32")
     parser.add_argument("--learning-rate", type=_rate, default=2e-3, metavar="R", help="the highest (default: 0.002)")
+    parser.add_argument("--checkpoint-every", type=at_least_one, default=500, metavar="N", help="steps (default: 500)")
+    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint of the output folder")
     parser.add_argument("--seed", type=_seed, default=0, metavar="N", help="of weights, frames and noise (default: 0)")
     return parser
 

@@ -35,17 +35,22 @@ _KEPT = {torch.optim.AdamW: {"step", "exp_avg", "exp_avg_sq"}, torch.optim.Muon:
 class RunTensors:
     """All tensors of a run by name: "model.N", "ema.N" and "optimizer.KEY.N" for a parameter N.
 
-    parameters: those that are trained, by name; the averages `ema` are of these, in this order.
+    parameters: those that are trained, by name; the averages `ema` are of these, in this order, or None if none are
+    kept.
     """
 
     def __init__(
-        self, parameters: Mapping[str, torch.nn.Parameter], optimizers: list[torch.optim.Optimizer], ema: EMAModel
+        self,
+        parameters: Mapping[str, torch.nn.Parameter],
+        optimizers: list[torch.optim.Optimizer],
+        ema: EMAModel | None = None,
     ):
         self.parameters, self.optimizers, self.ema = dict(parameters), optimizers, ema
 
     def named(self) -> dict[str, torch.Tensor]:
         tensors = {f"model.{name}": parameter.detach() for name, parameter in self.parameters.items()}
-        tensors |= {f"ema.{name}": s for name, s in zip(self.parameters, self.ema.shadow_params, strict=True)}
+        if self.ema is not None:
+            tensors |= {f"ema.{name}": s for name, s in zip(self.parameters, self.ema.shadow_params, strict=True)}
         names: dict[torch.Tensor, str] = {parameter: name for name, parameter in self.parameters.items()}
         for optimizer in self.optimizers:
             for parameter, values in optimizer.state.items():
@@ -97,10 +102,11 @@ def save_checkpoint(
     accelerator.wait_for_everyone()
     try:
         writer = HuggingFaceStorageWriter(str(temporary), save_distributed=True)
-        with _as_os_error():
+        with as_os_error():
             distributed_checkpoint.save(tensors.named(), storage_writer=writer, no_dist=accelerator.num_processes == 1)
         if accelerator.is_main_process:
-            _write(temporary / _STATE, state | {"ema_steps": tensors.ema.optimization_step})
+            averaged = {} if tensors.ema is None else {"ema_steps": tensors.ema.optimization_step}
+            _write(temporary / _STATE, state | averaged)
             shutil.rmtree(target, ignore_errors=True)
             os.replace(temporary, target)
             for old in complete_checkpoints(folder)[:-keep]:
@@ -116,6 +122,25 @@ def save_checkpoint(
 def complete_checkpoints(folder: Path) -> list[Path]:
     """Checkpoints of a run, oldest first."""
     return sorted(p for p in folder.glob("step-*") if p.suffix != ".tmp" and (p / _STATE).is_file())
+
+
+def newest_checkpoint(output: Path) -> Path:
+    """Of the run in a folder. Raises ValueError if there is none."""
+    if found := complete_checkpoints(output / "checkpoints"):
+        return found[-1]
+    raise ValueError(f"no checkpoint in {output / 'checkpoints'}; start without --resume")
+
+
+def check_no_run(output: Path) -> None:
+    """Raises ValueError if a folder holds a run that a new one would write over."""
+    if complete_checkpoints(output / "checkpoints"):
+        raise ValueError(f"{output} holds an earlier run; add --resume or give another --output")
+
+
+def last_saved(output: Path, first: str = "") -> str:
+    """From where a run that has ended can go on. first: what must be done before."""
+    saved = complete_checkpoints(output / "checkpoints")
+    return f"{saved[-1]} is whole; {first}--resume" if saved else "no checkpoint was saved yet"
 
 
 def read_state(path: Path) -> dict[str, Any]:
@@ -139,11 +164,12 @@ def load_checkpoint(path: Path, accelerator: Accelerator, tensors: RunTensors) -
         tensors.make_room(sizes)
         named = tensors.named()
         _check_fit(path, sizes, {name: tensor.shape for name, tensor in named.items()})
-        with _as_os_error():
+        with as_os_error():
             distributed_checkpoint.load(named, storage_reader=reader, no_dist=accelerator.num_processes == 1)
     except (OSError, SafetensorError, KeyError) as error:
         raise _unreadable(path, error) from error
-    tensors.ema.optimization_step = state["ema_steps"]
+    if tensors.ema is not None:
+        tensors.ema.optimization_step = state["ema_steps"]
     return state
 
 
@@ -165,8 +191,9 @@ def _unreadable(path: Path, error: Exception) -> ValueError:
 
 
 @contextlib.contextmanager
-def _as_os_error():
-    """torch wraps what went wrong in any of the processes, and warns if there is only one."""
+def as_os_error():
+    """safetensors has an error of its own for what went wrong in writing, and torch wraps that of any of the processes;
+    it also warns if there is only one."""
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "torch.distributed is disabled")
@@ -174,6 +201,8 @@ def _as_os_error():
     except CheckpointException as error:
         causes = [cause for cause, _ in error.failures.values()]
         raise next((c for c in causes if isinstance(c, OSError | ValueError)), OSError(str(causes[0]))) from error
+    except SafetensorError as error:
+        raise OSError(str(error)) from error
 
 
 def _write(path: Path, value: Any) -> None:

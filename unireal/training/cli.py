@@ -15,7 +15,7 @@ import tyro
 from unireal.arguments import Parser, failed, one_line
 from unireal.experiments import EXPERIMENTS, TrainConfig, get_experiment
 from unireal.plugins import add_plugin_argument
-from unireal.training.checkpoint import complete_checkpoints
+from unireal.training.checkpoint import check_no_run, last_saved
 from unireal.training.run_file import load_run
 
 
@@ -32,8 +32,8 @@ def main(arguments: list[str] | None = None) -> int:
             return _print_fields(parser, config)
         config = overridden(config, overrides)
         output = options.output or Path("runs") / Path(options.experiment).stem
-        if not options.resume and complete_checkpoints(output / "checkpoints"):
-            raise ValueError(f"{output} holds an earlier run; add --resume or give another --output")
+        if not options.resume:
+            check_no_run(output)
         from unireal.training.trainer import Trainer
 
         trainer = Trainer(config, output)
@@ -88,21 +88,13 @@ def _train(trainer) -> int:
     except FloatingPointError as error:
         return _failed(error, 1)
     except OSError as error:
-        return _failed(f"cannot write to {trainer.output} ({error}); {_last_saved(trainer, 'make room and ')}", 1)
+        return _failed(f"cannot write to {trainer.output} ({error}); {last_saved(trainer.output, 'make room and ')}", 1)
     except KeyboardInterrupt:
-        return _failed(f"interrupted; {_last_saved(trainer)}", 130)
+        return _failed(f"interrupted; {last_saved(trainer.output)}", 130)
     if trainer.accelerator.is_main_process:
         made = [str(trainer.output / name) for name in ("model", "lora") if (trainer.output / name).is_dir()]
         print(f"model saved to {' and '.join(made)}")
     return 0
-
-
-def _last_saved(trainer, first: str = "") -> str:
-    """From where the run can go on. first: what must be done before."""
-    from unireal.training.checkpoint import complete_checkpoints
-
-    saved = complete_checkpoints(trainer.output / "checkpoints")
-    return f"{saved[-1]} is whole; {first}--resume" if saved else "no checkpoint was saved yet"
 
 
 def _failed(message: object, status: int) -> int:

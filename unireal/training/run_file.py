@@ -34,7 +34,7 @@ from unireal.plugins import load_plugin
 def load_run(path: Path) -> TrainConfig:
     """Raises ValueError, naming the field, for what is not YAML, unknown or of the wrong type."""
     try:
-        written = yaml.safe_load(path.read_text())
+        written = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ValueError(f"{path} cannot be read as YAML ({one_line(error)})") from error
     if not isinstance(written, Mapping):

@@ -22,6 +22,7 @@ from unireal.files import replacing
 from unireal.model.build import Components
 from unireal.model.lora import merged, save_lora
 from unireal.pipeline import UniRealPipeline
+from unireal.training.checkpoint import as_os_error
 from unireal.training.start import Start
 
 SHEET_ROWS = 16
@@ -62,12 +63,16 @@ def _save_with_encoders_of(source: Path, components: Components, folder: Path) -
 
 
 def _replace(folder: Path, save: Callable[[Path], None]) -> None:
-    """Lets `save` write a folder, whole or not at all; an earlier one is replaced."""
+    """Lets `save` write a folder, whole or not at all; an earlier one is replaced. Raises OSError if it cannot."""
     temporary = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    save(temporary)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(temporary, folder)
+    try:
+        with as_os_error():
+            save(temporary)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def save_sheet(components: Components, settings: dict[str, Any], data: DataConfig, path: Path) -> None:

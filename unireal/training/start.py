@@ -40,10 +40,16 @@ class Start:
 def load_start(config: TrainConfig, output: Path) -> Start:
     """output: the run's folder, whose checkpoints tell the words that its text encoder was made for.
 
-    Raises ValueError if config.model is neither a size nor a model, or the data was encoded with another model.
+    Raises ValueError if config.model is neither a size nor a model, if the data was encoded with another model, or for
+    an adapter alone of a fresh model.
     """
     encoded = _encoded_data(config)
     if config.model in MODELS and not encoded:
+        if config.lora.rank and not config.trainable:
+            raise ValueError(
+                f"lora.rank trains an adapter alone, and the fresh model {config.model!r} below it would be lost; give "
+                "--model a trained one, such as unireal-tiny"
+            )
         size = MODELS[config.model].native_size
         words = _known_words(output) or vocabulary(config)
         components = build(MODELS[config.model], words, config.seed)
@@ -79,6 +85,12 @@ def untrained_fingerprint(start: Start, config: TrainConfig) -> str:
     return fingerprint(start.folder, *(f"{name}/*" for name in (*taken, "tokenizer", "vae")))
 
 
+def fresh_vae_fingerprint(start: Start, config: TrainConfig) -> str:
+    """Of the VAE of a fresh model, which no checkpoint holds; "" if it has none, or one of the hub, which stays."""
+    vae = MODELS[config.model].vae if start.folder is None else None
+    return fingerprint(Path(vae), "config.json", "*.safetensors") if vae and Path(vae).is_dir() else ""
+
+
 def _encoded_data(config: TrainConfig) -> list[EncodedSamples]:
     """The precomputed data sets of a run, [] if it trains on pictures. Opens all data, so that errors come early."""
     sources = [s for stage in config.course for s in Mixture(stage.data.sources).sources]
@@ -86,6 +98,8 @@ def _encoded_data(config: TrainConfig) -> list[EncodedSamples]:
     encoded = [s for s in sources if isinstance(s, EncodedSamples)]
     if encoded and len(encoded) < len(sources):
         raise ValueError("data.sources mixes precomputed latents with pictures; precompute all of them or none")
+    if encoded and any(stage.data.side for stage in config.course):
+        raise ValueError("data.side cannot scale latents; give it to python -m unireal.data precompute instead")
     if encoded and config.sample_every:
         raise ValueError("sample sheets show pictures, which precomputed data has not; set --sample-every 0")
     return encoded

@@ -17,18 +17,19 @@ from accelerate.utils import gather_object
 from diffusers.training_utils import EMAModel
 from tqdm import tqdm
 
+from unireal.config import MODELS
 from unireal.data.buckets import batches, deal
 from unireal.data.preparation import value_at
 from unireal.experiments import TrainConfig
 from unireal.model.build import Components
 from unireal.sample import Batch
-from unireal.training.checkpoint import RunTensors, complete_checkpoints, load_checkpoint, save_checkpoint
+from unireal.training.checkpoint import RunTensors, load_checkpoint, newest_checkpoint, save_checkpoint
 from unireal.training.distillation import make_objective, settings_of
 from unireal.training.objective import prepare_step
 from unireal.training.optimizers import learning_rate_factor, make_optimizers
 from unireal.training.sharding import is_sharded, make_accelerator, rebuilt, whole
 from unireal.training.sheets import averaged, save_model, save_sheet
-from unireal.training.start import load_start, untrained_fingerprint
+from unireal.training.start import fresh_vae_fingerprint, load_start, untrained_fingerprint
 from unireal.training.tuning import choose_trainable
 
 TIME_BINS = 5
@@ -49,7 +50,7 @@ class Trainer:
         self.start.settings |= settings_of(config)
         self.components = self.start.components
         choose_trainable(self.components, config)
-        self.base = untrained_fingerprint(self.start, config)
+        self.base, self.vae = untrained_fingerprint(self.start, config), fresh_vae_fingerprint(self.start, config)
         transformer = self.components.transformer
         if config.gradient_checkpointing:
             transformer.enable_gradient_checkpointing()
@@ -76,31 +77,36 @@ class Trainer:
 
         Raises ValueError if there is none, or none of such a run, or if the run has fewer steps.
         """
-        found = complete_checkpoints(self.output / "checkpoints")
-        if not found:
-            raise ValueError(f"no checkpoint in {self.output / 'checkpoints'}; start without --resume")
-        state = load_checkpoint(found[-1], self.accelerator, self.tensors)
+        newest = newest_checkpoint(self.output)
+        state = load_checkpoint(newest, self.accelerator, self.tensors)
         if state.get("base", self.base) != self.base:
             raise ValueError(
-                f"{found[-1]} belongs to the model {state['config']['model']!r} as it was when the run began, of which "
+                f"{newest} belongs to the model {state['config']['model']!r} as it was when the run began, of which "
                 f"it holds only what was trained; {self.config.model!r} has other weights now: give the first --model, "
                 "or start anew"
+            )
+        if state.get("vae", self.vae) != self.vae:
+            raise ValueError(
+                f"{newest} belongs to another VAE than {MODELS[self.config.model].vae!r} holds now; put that one back, "
+                "or start anew with another --output"
             )
         self.step = state["step"]
         if self.step > self.config.steps:
             raise ValueError(
-                f"{found[-1]} is beyond the last of {self.config.steps} steps; give --steps {self.step} or more"
+                f"{newest} is beyond the last of {self.config.steps} steps; give --steps {self.step} or more"
             )
         stage = self.config.stage_at(self.step)
         if state["stage"] == stage:
-            sources, before = len(self.config.course[stage].data.sources), len(state["lanes"][0]["mixture"]["counts"])
-            if sources != before:
+            data, before = self.config.course[stage].data, state["lanes"][0]["mixture"]
+            here = f"{len(data.sources)} data sets with data.seed {data.seed}"
+            there = f"{len(before['counts'])} data sets with data.seed {before.get('seed', data.seed)}"
+            if here != there:
                 raise ValueError(
-                    f"{found[-1]} stands in a mixture of {before} data sets, this one has {sources}; leave the data of "
-                    f"the stage as it was, and add one for the new data that starts at step {self.step}"
+                    f"{newest} stands in a mixture of {there}, this one has {here}; leave the data of the stage as it "
+                    f"was, and add one for the new data that starts at step {self.step}"
                 )
             self.lanes = state["lanes"]
-        self.accelerator.print(f"resumed from {found[-1]}")
+        self.accelerator.print(f"resumed from {newest}")
 
     def train(self, after_step: Callable[[int, float], None] | None = None) -> list[float]:
         """Runs to config.steps; returns the loss of every step, the mean over all processes.
@@ -227,6 +233,7 @@ class Trainer:
             "lanes": lanes,
             "words": self.start.words,
             "base": self.base,
+            "vae": self.vae,
             "config": asdict(self.config),
         }
         folder = self.output / "checkpoints"

@@ -29,6 +29,7 @@ _QUALITY = {
     "libx264": {"crf": "16", "x264-params": "mbtree=0"},
     "libvpx-vp9": {"crf": "16", "b": "0", "deadline": "good", "cpu-used": "4"},
 }
+_STILL = ("image2", "ico")  # FFmpeg's formats of pictures, as are all that end in _pipe
 _BT709, _LIMITED = 1, 1  # ITU-T H.273's numbers for the colours of HD video, and their range 16..235
 DEFAULT_RATE = Fraction(8)  # frames a second of a video that is made from nothing
 
@@ -47,7 +48,8 @@ class VideoFile:
 
     size: (H, W) of the upright frames in pixels; rate: mean frames a second; time_base: unit of the frames' times.
     pixel_aspect: width of a pixel over its height. audio: codecs of the sound tracks. comment: the file's, "" if none.
-    Raises ValueError if the path is no file, no video, holds sound alone, or fewer than 2 frames.
+    One frame is a video as well; a still picture is none. Raises ValueError if the path is no file, no video, a still
+    picture, or holds sound alone or no frame.
     """
 
     def __init__(self, path: str | Path):
@@ -63,17 +65,15 @@ class VideoFile:
             self.audio = [sound.name or "of an unknown codec" for sound in container.streams.audio]
             self.comment = {name.lower(): text for name, text in container.metadata.items()}.get("comment", "")
             aspect = stream.sample_aspect_ratio or Fraction(1)
-            frames = []
-            for frame in self._decoded(container, stream):
-                frames.append(frame)
-                if len(frames) == 2:
-                    break
-        if len(frames) < 2:
-            told = "only one frame; edit it as a picture, or give a longer video"
-            told = told if frames else "no frames that can be decoded; give an intact file"
-            raise ValueError(f"video {str(path)!r} holds {told}")
-        turned = _quarter_turns(frames[0]) % 2
-        self.size = (frames[0].width, frames[0].height) if turned else (frames[0].height, frames[0].width)
+            if container.format.name.endswith("_pipe") or container.format.name in _STILL:
+                raise ValueError(
+                    f"video {str(path)!r} is read as a still picture; edit it as a picture, or give a video"
+                )
+            frame = next(self._decoded(container, stream), None)
+        if frame is None:
+            raise ValueError(f"video {str(path)!r} holds no frames that can be decoded; give an intact file")
+        turned = _quarter_turns(frame) % 2
+        self.size = (frame.width, frame.height) if turned else (frame.height, frame.width)
         self.pixel_aspect = 1 / aspect if turned else aspect
 
     def __iter__(self) -> Iterator[np.ndarray]:

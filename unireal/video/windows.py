@@ -100,13 +100,14 @@ def _edited(
     generate: Generate,
     interrupted: Interrupted,
 ) -> Iterator[np.ndarray]:
-    """The last OVERLAP results of a window are held back until the next window has made them too."""
+    """The last OVERLAP results of a window are held back until the next window has made them too.
+
+    A clip shorter than a window, of one frame even, stays at its last frame until the window is full.
+    """
     length = window_length(request)
     scaffold = next((slot.option for slot in get_task(request.task).slots if slot.scaffold), None)
     sources = list(islice(clip, length))
     first, _ = replace(request, video=_filled(sources, length)).assemble(native_size)
-    if len(sources) == 1:
-        raise ValueError("a video of one frame was given; edit it as a picture, or give a longer video")
     results = generate(first)[: len(sources)]
     yield from results[:-OVERLAP]
     while not interrupted() and (coming := list(islice(clip, length - OVERLAP))):

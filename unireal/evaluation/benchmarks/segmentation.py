@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pycocotools.mask as coco
 
 from unireal.evaluation.benchmarks import sources
 from unireal.evaluation.benchmarks.base import Benchmark
@@ -19,7 +18,8 @@ from unireal.transforms import mask_image
 
 def read_refcoco(root: Path, split: str) -> list[Item]:
     """Parquet of lmms-lab/RefCOCO, RefCOCOplus or RefCOCOg: image, answer (expressions), segmentation (polygons); one
-    item per expression.
+    item per expression. COCO's outlines, and what "left" means to who wrote the expressions, are those of the pictures
+    as they are stored, whatever their EXIF data say.
 
     The original refs(unc).p files are pickles, which are not read.
     """
@@ -28,7 +28,7 @@ def read_refcoco(root: Path, split: str) -> list[Item]:
     table = sources.table(root, split)
     items = []
     for number, row in table.rows(("image",), (), ("answer", "segmentation")):
-        picture = Shared(table.picture(number, "image"))
+        picture = Shared(table.picture(number, "image", upright=False))
         answers = [row["answer"]] if isinstance(row["answer"], str) else row["answer"] or ()
         for k, expression in enumerate(answers):
             key = f"{number:05d}_{k}"  # question_id need not be unique: a split may hold an object twice
@@ -41,6 +41,8 @@ def _polygons(stored: Any, picture: Load) -> Load:
     polygons = stored if stored and isinstance(stored[0], Sequence) else [stored]
 
     def load() -> np.ndarray:
+        import pycocotools.mask as coco
+
         outlines = [polygon for polygon in polygons if len(polygon or ()) >= 6 and np.isfinite(polygon).all()]
         if not outlines:
             raise ValueError("the data set holds no outline of what is asked for")

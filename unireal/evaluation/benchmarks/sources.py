@@ -17,7 +17,7 @@ from threading import Lock
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import ExifTags, Image, ImageDraw
 
 from unireal.evaluation.results import Load
 from unireal.transforms import load_image
@@ -100,9 +100,7 @@ def read_json_lines(path: Path) -> Iterator[tuple[str, Any]]:
             try:
                 yield f"{path}, line {number},", json.loads(line)
             except json.JSONDecodeError as error:
-                raise ValueError(
-                    f"{path}, line {number}, is not JSON ({error.msg}); expected one object a line"
-                ) from error
+                raise ValueError(f"{path}, line {number}, is not JSON ({error.msg}); give one object a line") from error
 
 
 def read_objects(path: Path, of: type = dict) -> dict[str, Any]:
@@ -229,9 +227,9 @@ class Table:
                     yield number, row
                     number += 1
 
-    def picture(self, number: int, column: str) -> Load:
-        """uint8 (H, W, 3) of a row's picture."""
-        return lambda: decode(self._stored(number, column), f"{column} of row {number}")
+    def picture(self, number: int, column: str, upright: bool = True) -> Load:
+        """uint8 (H, W, 3) of a row's picture; upright as in decode."""
+        return lambda: decode(self._stored(number, column), f"{column} of row {number}", upright)
 
     def file(self, number: int, column: str) -> Callable[[], bytes]:
         """The bytes of a row's picture, as it was encoded."""
@@ -269,11 +267,13 @@ def _group(path: Path, group: int, column: str) -> Any:
     return _parquet(path).read_row_group(group, columns=[column]).column(column)
 
 
-def decode(stored: Any, name: str) -> np.ndarray:
-    """uint8 (H, W, 3) of {"bytes": ..., "path": ...} or of bytes."""
+def decode(stored: Any, name: str, upright: bool = True) -> np.ndarray:
+    """uint8 (H, W, 3) of {"bytes": ..., "path": ...} or of bytes; upright: turned as its EXIF data say."""
     try:
         with Image.open(io.BytesIO(_content(stored, name))) as image:
             image.load()
+            if not upright:
+                image.getexif()[ExifTags.Base.Orientation] = 1
             return load_image(image, name)
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"{name} cannot be read as a picture ({error})") from error

@@ -95,6 +95,8 @@ def run(options: argparse.Namespace) -> tuple[Judgement, list[SummaryRow], Budge
         judgement = judge_items(folder, items, protocol, kept, systems, options.workers, bar.update)
     rows = write_judgement(folder, judgement, protocol, judge.model)
     settings = folder.settings() | {"judge": judge.model, "answered by": ", ".join(judgement.models) or "none"}
+    if judgement.own_temperature:
+        settings["judge's temperature"] = "the endpoint's own"
     write_text(
         folder.path / f"judge-{protocol.name}.md", to_markdown(f"Judged by {protocol.name}'s protocol", rows, settings)
     )
@@ -125,6 +127,8 @@ def _text(judgement: Judgement, rows: list[SummaryRow], budget: Budget) -> str:
     )
     if len(judgement.models) > 1:
         lines.append("the endpoint's model changed between replies: judge again with one version")
+    if judgement.own_temperature:
+        lines.append("the endpoint takes no temperature: replies are drawn at its own, and another run's may differ")
     if judgement.failures:
         counts = Counter(verdict.kind for verdict in judgement.failures)
         lines.append("without a rating: " + ", ".join(f"{count} {kind}" for kind, count in counts.most_common()))

@@ -5,14 +5,17 @@ from __future__ import annotations
 import base64
 import json
 import random
+import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from unireal.arguments import one_line
 from unireal.evaluation.judge.replies import Budget, JudgeError, Reply
 
 MAX_WAIT = 60.0  # seconds between two tries, whatever the server asks for
-LIMIT, NEW_LIMIT = "max_tokens", "max_completion_tokens"  # what the reply's limit is called, the second by new models
+LIMIT, NEW_LIMIT, TEMPERATURE = "max_tokens", "max_completion_tokens", "temperature"
+INSTEAD = {LIMIT: NEW_LIMIT, TEMPERATURE: None}  # by what new models replace a setting that they reject; None: nothing
 _TYPES = {b"\x89PNG": "image/png", b"\xff\xd8\xff": "image/jpeg"}
 
 
@@ -49,8 +52,8 @@ class Endpoint:
         self._errors = openai
         self.model, self.budget = model, budget or Budget()
         self.retries, self.backoff = retries, backoff
-        self.settings = {"temperature": temperature, LIMIT: max_reply}
-        self._limit = LIMIT  # its name for this endpoint
+        self.settings = {TEMPERATURE: temperature, LIMIT: max_reply}
+        self._names: dict[str, str | None] = {}  # of INSTEAD, what this endpoint wants
         try:
             # The client's own repetitions are off: the budget would not count them.
             self._client = openai.OpenAI(
@@ -71,16 +74,15 @@ class Endpoint:
         attempt = 0
         while True:
             self.budget.call()
-            limit = self._limit
-            given: dict[str, Any] = {
-                limit if name == LIMIT else name: value for name, value in self.settings.items() if value is not None
-            }
+            given = self._given()
             try:
                 answer = self._client.chat.completions.create(model=self.model, messages=messages, **given)
-                return self._reply(answer)
+                own = self.settings[TEMPERATURE] is not None and TEMPERATURE not in given
+                return replace(self._reply(answer), own_temperature=own)
             except (self._errors.APIError, json.JSONDecodeError, _MalformedError) as error:
-                if limit == LIMIT and _wants_new_limit(error):
-                    self._limit = NEW_LIMIT  # for the rest of the run
+                rejected = _rejected(error)
+                if rejected in given:
+                    self._names[rejected] = INSTEAD[rejected]  # for the rest of the run
                     continue
                 self._check_hope(error)
                 if attempt == self.retries:
@@ -88,6 +90,11 @@ class Endpoint:
                     raise JudgeError("unreachable", f"no answer after {tries}: {_line(error)}") from error
                 self.budget.wait(self._wait(error, attempt))
                 attempt += 1
+
+    def _given(self) -> dict[str, Any]:
+        """The settings by the names that the endpoint has for them."""
+        names = {name: self._names.get(name, name) for name, value in self.settings.items() if value is not None}
+        return {known: self.settings[name] for name, known in names.items() if known is not None}
 
     def _reply(self, answer: Any) -> Reply:
         choices = getattr(answer, "choices", None)
@@ -127,10 +134,15 @@ class _MalformedError(Exception):
     """An answer of status 200 that is none."""
 
 
-def _wants_new_limit(error: Exception) -> bool:
-    """Whether the server rejects LIMIT for its name, not for its value."""
-    unsupported = (getattr(error, "param", None), getattr(error, "code", None)) == (LIMIT, "unsupported_parameter")
-    return getattr(error, "status_code", None) == 400 and (unsupported or NEW_LIMIT in str(error))
+def _rejected(error: Exception) -> str | None:
+    """Which setting of INSTEAD the server does not take: LIMIT for its name, not for its value, or any temperature."""
+    if getattr(error, "status_code", None) != 400:
+        return None
+    if (getattr(error, "param", None), getattr(error, "code", None)) == (LIMIT, "unsupported_parameter"):
+        return LIMIT
+    if NEW_LIMIT in str(error):
+        return LIMIT
+    return TEMPERATURE if TEMPERATURE in str(error) and re.search("support|allow|deprecat", str(error)) else None
 
 
 def _data_url(picture: bytes) -> str:

@@ -24,12 +24,14 @@ class Reply:
     """text: what was said; model: who says to have said it; tokens: read and written, 0 if unknown.
 
     stopped: "end", "length" if the limit on the reply's length cut it, or "refused".
+    own_temperature: the endpoint takes no temperature but its own, so that other replies were as possible.
     """
 
     text: str
     model: str
     tokens: int = 0
     stopped: str = "end"
+    own_temperature: bool = False
 
 
 class JudgeError(RuntimeError):

@@ -30,7 +30,7 @@ class Verdict:
 
     system:  "model", or "copy" for the source in the output's place.
     ratings: criterion -> number, None if there is none; then kind and failure say why (JudgeError).
-    model:   which one says to have answered.
+    model:   which one says to have answered. own_temperature: as in Reply.
     """
 
     item: str
@@ -40,6 +40,7 @@ class Verdict:
     model: str = ""
     kind: str | None = None
     failure: str | None = None
+    own_temperature: bool = False
 
 
 @dataclass
@@ -57,6 +58,11 @@ class Judgement:
     def models(self) -> list[str]:
         """Who answered, usually one; several mean that the endpoint changed its model meanwhile."""
         return sorted({verdict.model for verdict in self.verdicts if verdict.model})
+
+    @property
+    def own_temperature(self) -> bool:
+        """Whether replies were drawn at the endpoint's own temperature, as it takes no other."""
+        return any(verdict.own_temperature for verdict in self.verdicts)
 
 
 def judgeable(items: Sequence[ItemResult]) -> tuple[list[ItemResult], int]:
@@ -139,7 +145,7 @@ def _ask(judge: Kept, item: ItemResult, system: str, question: Question, picture
     for attempt in range(ATTEMPTS):
         try:
             reply = judge.ask(text + _AGAIN * attempt, [file for name in question.pictures for file in pictures[name]])
-            verdict.model = reply.model
+            verdict.model, verdict.own_temperature = reply.model, reply.own_temperature
             verdict.ratings, verdict.kind, verdict.failure = read_ratings(reply, question), None, None
             break
         except JudgeError as error:
