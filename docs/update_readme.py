@@ -52,8 +52,8 @@ def results_table() -> str:
         lines.append(f"| {' | '.join(cells)} |")
     settings = run["settings"]
     lines.append("")
-    lines.append(f"Sampling steps: {settings['num_inference_steps']}, guidance {settings['guidance']}, image guidance "
-                 f"{settings['image_guidance']}, 64x64 pixels.")  # fmt: skip
+    guidance = f"guidance {settings['guidance_scale']}, image guidance {settings['image_guidance_scale']}"
+    lines.append(f"Sampling steps: {settings['num_inference_steps']}, {guidance}, 64x64 pixels.")
     return "\n".join(lines)
 
 
