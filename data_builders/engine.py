@@ -109,10 +109,10 @@ def _choose_runner(placing: Placing) -> None:
     import daft
 
     wanted = "native" if placing.ray_address is None else "ray"
-    # macOS and Windows do not tell which cores this process may use
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         if placing.ray_address is None:
+            # macOS and Windows do not tell which cores this process may use
+            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
             # A thread for each worker, even if there are fewer cores: workers may wait for GPUs.
             daft.set_runner_native(max(placing.workers, cores))
         else:

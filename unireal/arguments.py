@@ -25,11 +25,12 @@ def failed(message: object, status: int = 2, start: str = "error") -> int:
 
 def _not_installed(error: ImportError) -> str:
     """What to do about a package that is not there: the first extra of setup.cfg that has it."""
+    name = (error.name or "").partition(".")[0]
+    # transformers names what it lacks in the text alone
+    named = (_PACKAGES.get(name, name), *str(error).lower().split())
     for requirement in metadata.requires("unireal") or ():
         package, extra = re.match(r"[^<>=;]+", requirement), re.search(r"extra == .(\w+)", requirement)
-        name = (error.name or "").partition(".")[0]
-        # transformers names what it lacks in the text alone
-        if package and extra and package[0] in (_PACKAGES.get(name, name), *str(error).lower().split()):
+        if package and extra and package[0] in named:
             return f"{package[0]} is not installed: pip install 'unireal[{extra[1]}]'"
     return str(error)
 

@@ -148,8 +148,9 @@ def _listed(chosen: Sequence[str] | str | None) -> tuple[str, ...]:
 
 def _plugins(chosen: Sequence[str] | str | None) -> tuple[str, ...]:
     """Accelerations. Raises ValueError for settings that are neither words nor numbers, such as a path."""
-    for name in _listed(chosen):
+    names = _listed(chosen)
+    for name in names:
         if not _PLUGIN.fullmatch(name):
             told = f"acceleration {name[:60]!r} has settings other than words and numbers"
             raise ValueError(f"{told}; write for example spotedit:tau=0.3")
-    return _listed(chosen)
+    return names

@@ -138,9 +138,8 @@ def _rejected(error: Exception) -> str | None:
     """Which setting of INSTEAD the server does not take: LIMIT for its name, not for its value, or any temperature."""
     if getattr(error, "status_code", None) != 400:
         return None
-    if (getattr(error, "param", None), getattr(error, "code", None)) == (LIMIT, "unsupported_parameter"):
-        return LIMIT
-    if NEW_LIMIT in str(error):
+    unsupported = (getattr(error, "param", None), getattr(error, "code", None)) == (LIMIT, "unsupported_parameter")
+    if unsupported or NEW_LIMIT in str(error):
         return LIMIT
     return TEMPERATURE if TEMPERATURE in str(error) and re.search("support|allow|deprecat", str(error)) else None
 
