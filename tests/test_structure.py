@@ -57,7 +57,12 @@ BELOW = {
 TOP = ("training", "evaluation", "demo")  # they may import all of the above, but not each other
 BUILDERS_MAY = ("unireal.sample", "unireal.tasks", "unireal.data.records")
 # (module, what it imports): the tools that work on the procedural world itself.
-WORLD_USERS = ("unireal.evaluation", "unireal.training.autoencoder", "unireal.acceleration.fit_teacache")
+WORLD_USERS = (
+    "unireal.evaluation",
+    "unireal.training.autoencoder",
+    "unireal.training.phrases",
+    "unireal.acceleration.fit_teacache",
+)
 # Command lines, and what they share with benchmarks, that lie beside what they are about but need the whole pipeline.
 TOOLS = (
     *("unireal.acceleration.fit_teacache", "unireal.acceleration.measure"),

@@ -14,6 +14,7 @@ from processes import forget_accelerate
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from data_builders.world.recipes import world_sample
 from unireal.config import MODELS
 from unireal.data.buckets import BucketedBatches, batches
 from unireal.data.mixture import Mixture, Source
@@ -213,6 +214,15 @@ def test_the_changed_region_lies_where_it_is_in_padded_frames(tiny_pipeline):
     parts = tiny_pipeline.as_components()
     step = prepare_step(collate([sample]), parts, torch.tensor([0.5]), [torch.Generator()], changed_weight=5)
     assert (step.weight == 5).nonzero().tolist() == [[0, 0, 9, 14]] and step.weight.shape == (1, 1, 16, 24)
+
+
+def test_masks_are_learned_with_one_weight_inside_and_outside(tiny_pipeline):
+    """With more inside, the best guess where a pixel may or may not belong to a thing would be that it does."""
+    samples = [world_sample("segment", seed, (16, 16)) for seed in range(2)]
+    step = prepare_step(
+        collate(samples), tiny_pipeline.as_components(), torch.rand(2), [torch.Generator()] * 2, changed_weight=5
+    )
+    assert step.clean[0].unique().numel() == 2 and step.weight.unique().numel() == 1
 
 
 def test_half_written_checkpoints_are_ignored(tmp_path):

@@ -16,7 +16,7 @@ from data_builders.world.export import write_video
 from data_builders.world.looks import STYLES
 from data_builders.world.recipes import RECIPES, TRAINED, get_recipe, sample_and_scene, world_sample
 from data_builders.world.render import DEPTH_RANGE, decode_depth, encode_depth, render
-from data_builders.world.scene import UNSEEN_PAIRS, sample_scene
+from data_builders.world.scene import COLORS, UNSEEN_PAIRS, sample_scene
 from data_builders.world.stream import WorldStream
 from data_builders.world.video import WorldVideo
 from unireal.data.records import check_sample, to_row
@@ -218,6 +218,26 @@ def test_written_video_is_lossless_and_reproducible(tmp_path: Path) -> None:
     np.testing.assert_array_equal(arrays["depth"], video.depth)
 
 
+def test_tints_have_any_colour_but_the_one_that_is_held_out() -> None:
+    held_out = {shape: np.array(COLORS[color]) for color, shape in UNSEEN_PAIRS}
+    colors = set()
+    for seed in range(60):
+        sample, scene = sample_and_scene("customize1", seed, tint_share=1.0)
+        thing = scene.things[0]
+        rgb = np.array([int(thing.color[i : i + 2], 16) for i in (1, 3, 5)])
+        assert np.linalg.norm(rgb - held_out[thing.shape]) >= 100
+        for frame in (sample.inputs[0], sample.results[0]):  # both show it; shading and the picture's grid change it
+            assert np.abs(frame.image - rgb.astype(float)).max(axis=2).min() < 40
+        assert thing.color not in sample.instruction
+        colors.add(thing.color)
+    assert len(colors) == 60
+    plain, none = world_sample("customize1", 3), world_sample("customize1", 3, tint_share=0.0)
+    assert none.results[0].image.tobytes() == plain.results[0].image.tobytes() and plain.source == none.source
+    half = WorldStream(0, ("customize2",), tint_share=0.5)
+    tinted = [half[i].source["target"]["color"].startswith("#") for i in range(60)]
+    assert 15 < sum(tinted) < 45
+
+
 def test_bad_arguments_are_told() -> None:
     with pytest.raises(ValueError, match="did you mean 'recolor'"):
         get_recipe("recolr")
@@ -227,6 +247,8 @@ def test_bad_arguments_are_told() -> None:
         WorldVideo(0, num_frames=1)
     with pytest.raises(ValueError, match=r"0\.\.1"):
         world_sample("recolor", 0, photo_share=2.0)
+    with pytest.raises(ValueError, match=r"0\.\.1"):
+        world_sample("recolor", 0, tint_share=-1.0)
 
 
 @pytest.mark.parametrize(

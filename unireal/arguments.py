@@ -55,6 +55,13 @@ def at_least_one(text: str) -> int:
     return int(text)
 
 
+def seed(text: str) -> int:
+    """Of an option: a seed that torch and NumPy take."""
+    if not text.isdecimal() or int(text) >= 2**63:  # torch takes no larger one
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number in 0..2**63 - 1")
+    return int(text)
+
+
 def names(text: str) -> tuple[str, ...]:
     """Of an option: words separated by commas."""
     return tuple(name.strip() for name in text.split(",") if name.strip())

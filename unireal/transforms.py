@@ -192,13 +192,13 @@ def role_indices(samples: Sequence[Sample]) -> torch.Tensor:
 
 
 def _changed(sample: Sample) -> torch.Tensor:
-    """float32 (1, H, W): where the first result differs from the canvas; inside a mask that is the result itself."""
-    result = sample.results[0]
-    if sample.mask is not None:
-        return _tensor(sample.mask).float()[None]
-    if result.kind == "mask":
-        return torch.from_numpy(threshold(result.image)).float()[None]
-    return torch.ones(1, *result.size)
+    """float32 (1, H, W): where the first result differs from the canvas; everywhere if that is not told.
+
+    So also for results that are masks: more weight inside than outside would teach masks that are too large.
+    """
+    if sample.mask is None:
+        return torch.ones(1, *sample.results[0].size)
+    return _tensor(sample.mask).float()[None]
 
 
 def resized(frame: Frame, size: tuple[int, int]) -> Frame:

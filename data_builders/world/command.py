@@ -22,6 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--photo-share", metavar="P", type=float, default=0.0, help="how many backgrounds are photographs, 0..1"
     )
     parser.add_argument(
+        "--tint-share", metavar="P", type=float, default=0.0, help="how many unnamed things have any colour, 0..1"
+    )
+    parser.add_argument(
         "--recipes", metavar="A,B", help=f"which recipes, by their weights (default: all): {', '.join(RECIPES)}"
     )
     parser.add_argument("--videos", metavar="K", type=int, default=0, help="also write K videos into DIR/videos")
@@ -35,7 +38,7 @@ def run(options: argparse.Namespace) -> None:
     if options.num + options.videos == 0:
         raise ValueError("nothing to build; give --num N or --videos K above 0")
     recipes = tuple(get_recipe(name.strip()).name for name in options.recipes.split(",")) if options.recipes else None
-    stream = WorldStream(options.seed, recipes, (options.size,), options.photo_share)
+    stream = WorldStream(options.seed, recipes, (options.size,), options.photo_share, options.tint_share)
     stream[0]  # a size or share that does not work is told before anything is removed
     before = ("part-*.parquet", *(f"videos/world-*{suffix}" for suffix in SUFFIXES))
     with claimed(options.output, options.overwrite, *before):

@@ -27,12 +27,14 @@ class Draw:
 
     rng: the only source of chance; size: (height, width) in pixels of canvases and results.
     unseen: the sample is about one of UNSEEN_PAIRS; photo_share: how likely backgrounds are photographs, 0..1.
+    tint_share: how likely things whose colour the text leaves to a picture have any colour at all, 0..1.
     """
 
     rng: np.random.Generator
     size: tuple[int, int]
     unseen: bool = False
     photo_share: float = 0.0
+    tint_share: float = 0.0
 
     @property
     def asset_size(self) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from data_builders.frames import asset, canvas, erase, grey, mask_frame, result
 from data_builders.world.controls import CONTROLS, drag_map
 from data_builders.world.draw import Draw, Made, changed_picture, dilate
 from data_builders.world.render import encode_depth, pixel_grid, render, render_asset
-from data_builders.world.scene import SIZES, Scene, describe, enumerate_words, sample_angle
+from data_builders.world.scene import SIZES, Scene, describe, enumerate_words, sample_angle, sample_tint
 from unireal.sample import Frame, Role
 from unireal.tasks import TASKS
 
@@ -45,6 +45,8 @@ def customize(draw: Draw, num_assets: int) -> Made:
     things = tuple(
         replace(t, angle=0.0, radius=t.radius if named else SIZES["large"]).at(t.position_word) for t in scene.things
     )
+    if draw.tint_share and draw.chance(draw.tint_share):  # only then, so that others stay as they were
+        things = tuple(replace(t, color=sample_tint(draw.rng, t.shape)) for t in things)
     scene = replace(scene, things=things)
     parts = [
         f"the object from IMG{i}{f', {t.size_word},' if named else ''} at the {t.position_word}"

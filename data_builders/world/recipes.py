@@ -99,19 +99,22 @@ def world_sample(
     *,
     unseen: bool = False,
     photo_share: float = 0.0,
+    tint_share: float = 0.0,
 ) -> Sample:
     """The sample of a recipe and a seed, always the same for the same arguments.
 
     size: (height, width) in pixels of canvases and results, at least 8; assets have half of it.
     unseen: the sample is about a colour and shape that never occur together otherwise (scene.UNSEEN_PAIRS).
     photo_share: how likely the background is a photograph, in 0..1; some recipes always use rooms.
+    tint_share: how likely things whose colour the text leaves to a picture have any colour at all, in 0..1; never one
+    near the colour that their shape is held out in.
 
     `source` tells where the sample comes from and what is true of it: "video", "builder", "version", "recipe", "seed",
     "things" (of the canvas, or of the first result where there is no canvas), "room", "background", and "target",
     what is edited or asked for, with its state in the result under "after".
-    Raises ValueError for an unknown recipe, a negative seed, a size below 8 or a photo_share outside 0..1.
+    Raises ValueError for an unknown recipe, a negative seed, a size below 8 or a share outside 0..1.
     """
-    return sample_and_scene(recipe_name, seed, size, unseen=unseen, photo_share=photo_share)[0]
+    return sample_and_scene(recipe_name, seed, size, unseen=unseen, photo_share=photo_share, tint_share=tint_share)[0]
 
 
 def sample_and_scene(
@@ -121,13 +124,16 @@ def sample_and_scene(
     *,
     unseen: bool = False,
     photo_share: float = 0.0,
+    tint_share: float = 0.0,
 ) -> tuple[Sample, Scene]:
     """world_sample's sample, and the scene of its canvas or, where there is none, of its first result."""
     recipe = get_recipe(recipe_name)
     if seed < 0:
         raise ValueError(f"a seed is a whole number from 0, got {seed}; give a positive one")
+    if not 0.0 <= tint_share <= 1.0:
+        raise ValueError(f"tint_share is a probability in 0..1, got {tint_share}; give 0 for named colours only")
     rng = np.random.default_rng((seed, zlib.crc32(recipe.name.encode())))
-    made = recipe.make(Draw(rng, size, unseen, photo_share))
+    made = recipe.make(Draw(rng, size, unseen, photo_share, tint_share))
     source = {
         "video": f"world-{recipe.name}-{seed}",
         "builder": "world",

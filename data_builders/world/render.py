@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageColor
 
 from data_builders.frames import grey
 from data_builders.world.scene import COLORS, FAR, NEAR, PHOTOS, ROOMS, STANDING, Scene, Thing
@@ -107,7 +107,8 @@ def pixel_grid(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
 
 @lru_cache(maxsize=32)
 def _rgb(color: str) -> np.ndarray:
-    return np.array(COLORS[color] if color in COLORS else ROOMS[color], np.float32)
+    named = COLORS | ROOMS
+    return np.array(named[color] if color in named else ImageColor.getrgb(color), np.float32)
 
 
 # The scenes before and after an edit share their background, so the last few are worth keeping.

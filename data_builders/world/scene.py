@@ -80,7 +80,7 @@ class Thing:
     """One coloured shape.
 
     x, y: centre in 0..1; radius: fraction of min(H, W); angle: radians, positive turns clockwise.
-    face: one of FACES, or "" for none.
+    color: key of COLORS, or "#rrggbb" where no text names it; face: one of FACES, or "" for none.
     """
 
     shape: str
@@ -203,6 +203,15 @@ def pick(rng: np.random.Generator, options: Iterable[T]) -> T:
 def sample_pattern(rng: np.random.Generator) -> str:
     """One of PATTERNS, "plain" in 70 % of the draws."""
     return "plain" if rng.random() < 0.7 else pick(rng, PATTERNS[1:])
+
+
+def sample_tint(rng: np.random.Generator, shape: str) -> str:
+    """A colour without a name as "#rrggbb", strong and far from those that the shape is held out in."""
+    held_out = [COLORS[color] for color, other in UNSEEN_PAIRS if other == shape]
+    while True:
+        rgb = rng.integers(20, 256, 3)
+        if np.ptp(rgb) >= 100 and all(math.dist(rgb, other) >= 100 for other in held_out):
+            return "#{:02x}{:02x}{:02x}".format(*rgb)
 
 
 def sample_angle(rng: np.random.Generator, upright: float = 0.7) -> float:

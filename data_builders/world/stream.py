@@ -16,7 +16,8 @@ class WorldStream:
     """Sample number i, drawn by the recipes' weights.
 
     recipes: which recipes, by default all that are trained; sizes: (H, W) of frames, one drawn per sample; seed:
-    another seed, other samples; photo_share: how many scenes have a photograph as background.
+    another seed, other samples; photo_share: how many scenes have a photograph as background; tint_share: how many
+    things whose colour the text leaves to a picture have any colour at all.
     Raises ValueError for recipes that are for evaluation only.
     """
 
@@ -26,20 +27,22 @@ class WorldStream:
         recipes: tuple[str, ...] | None = None,
         sizes: tuple[tuple[int, int], ...] = ((64, 64),),
         photo_share: float = 0.0,
+        tint_share: float = 0.0,
     ):
         self.names = tuple(recipes or TRAINED)
         weights = np.array([get_recipe(name).weight for name in self.names])
         if untrained := [name for name in self.names if name not in TRAINED]:
             raise ValueError(f"recipes {', '.join(untrained)} are for evaluation only; leave them out")
         self.probabilities = weights / weights.sum()
-        self.seed, self.sizes, self.photo_share = seed, tuple((height, width) for height, width in sizes), photo_share
+        self.seed, self.sizes = seed, tuple((height, width) for height, width in sizes)
+        self.photo_share, self.tint_share = photo_share, tint_share
 
     def __getitem__(self, number: int) -> Sample:
         rng = np.random.default_rng((self.seed, number))
         name = self.names[rng.choice(len(self.names), p=self.probabilities)]
         size = self.sizes[rng.integers(len(self.sizes))]
         seed = int(rng.integers(TEST_SEEDS))
-        return world_sample(name, seed, size, photo_share=self.photo_share)
+        return world_sample(name, seed, size, photo_share=self.photo_share, tint_share=self.tint_share)
 
 
 class WorldPool(WorldStream):

@@ -30,7 +30,7 @@ from unireal.data.sources import Source
 from unireal.files import replacing
 from unireal.prompts import join
 from unireal.sample import Frame, Sample
-from unireal.transforms import threshold, to_tensor
+from unireal.transforms import to_tensor
 
 if TYPE_CHECKING:
     from unireal.model.build import Components
@@ -144,7 +144,7 @@ class Encoder:
         for sample in samples:
             inputs, results = (tuple(next(latents) for _ in part) for part in (sample.inputs, sample.results))
             texts = sample.task, sample.instruction, sample.context
-            encoded.append(EncodedSample(*texts, inputs, results, _changed(sample), sample.source))
+            encoded.append(EncodedSample(*texts, inputs, results, sample.mask, sample.source))
         return encoded
 
     def _latents(self, frames: Sequence[Frame]) -> list[LatentFrame]:
@@ -164,9 +164,3 @@ class Encoder:
                     frame = frames[n]
                     made[n] = LatentFrame(latent.astype(self.dtype), frame.role, frame.kind, frame.size)
         return made
-
-
-def _changed(sample: Sample) -> np.ndarray | None:
-    """What a batch takes for the region that changes: a result that is a mask says it itself."""
-    first = sample.results[0]
-    return threshold(first.image) if sample.mask is None and first.kind == "mask" else sample.mask

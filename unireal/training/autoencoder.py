@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 from data_builders.world.render import encode_depth, pattern_swatch, render, render_asset
 from data_builders.world.scene import sample_scene
-from unireal.arguments import Parser, at_least_one, failed
+from unireal.arguments import Parser, at_least_one, failed, seed
 from unireal.sample import Frame, Role
 from unireal.training.checkpoint import (
     RunTensors,
@@ -233,7 +233,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--learning-rate", type=_rate, default=2e-3, metavar="R", help="the highest (default: 0.002)")
     parser.add_argument("--checkpoint-every", type=at_least_one, default=500, metavar="N", help="steps (default: 500)")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint of the output folder")
-    parser.add_argument("--seed", type=_seed, default=0, metavar="N", help="of weights, frames and noise (default: 0)")
+    parser.add_argument("--seed", type=seed, default=0, metavar="N", help="of weights, frames and noise (default: 0)")
     return parser
 
 
@@ -245,12 +245,6 @@ def _rate(text: str) -> float:
     if not 0 < rate < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
     return rate
-
-
-def _seed(text: str) -> int:
-    if not text.isdecimal() or int(text) >= 2**63:  # torch takes no larger one
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number in 0..2**63 - 1")
-    return int(text)
 
 
 if __name__ == "__main__":
