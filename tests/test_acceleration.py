@@ -535,6 +535,7 @@ def test_names_and_settings():
         ("teacache:threshold=-1", "at least 0"),
         ("teacache:threshold=nan", "at least 0"),
         ("teacache:polynomial=()", "polynomial"),
+        ("teacache:polynomial=/dev/zero", "no such file"),
         ("teacache:polynomial=5", "polynomial must be numbers"),
         ("teacache:polynomial=(1,'a')", "polynomial must be numbers"),
         ("teacache:first=0", "at least 1"),

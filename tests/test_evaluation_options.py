@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 from benchmark_folders import FOLDERS
 from conftest import status_of
 
+from data_builders.world import render
 from unireal.evaluation import BENCHMARKS
 from unireal.evaluation.__main__ import main
 from unireal.evaluation.benchmarks import PUBLIC
@@ -75,6 +78,15 @@ def test_what_would_not_be_read_is_refused(arguments, message, data, tmp_path, c
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: ") and message in error
     assert not (tmp_path / "out").exists()
+
+
+def test_photographs_that_are_not_installed_are_told_before_any_work(tmp_path, capsys, monkeypatch):
+    render._photo.cache_clear()
+    monkeypatch.setitem(sys.modules, "skimage", None)  # its import fails
+    output = tmp_path / "out"
+    assert main(["world", "--baseline", "copy", "--only", "remove", "--limit", "1", "--output", str(output)]) == 2
+    error = capsys.readouterr().err
+    assert "pip install scikit-image" in error and error.count("\n") == 1 and not output.exists()
 
 
 def test_options_of_the_model_are_read_with_a_model():

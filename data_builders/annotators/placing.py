@@ -6,14 +6,14 @@ What differs between annotators is the device that holds a model, and how many c
 
 from __future__ import annotations
 
-import fcntl
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from io import BufferedWriter
 from pathlib import Path
 from typing import Any, TypeVar
+
+from filelock import BaseFileLock, FileLock, Timeout
 
 from data_builders.annotators.protocols import Annotators
 
@@ -96,7 +96,7 @@ class _Gate:
     """Lets so many workers in at a time; one that dies makes room, since the system takes its locks back."""
 
     def __init__(self, folder: Path, part: str, places: int):
-        self._files = [open(folder / _GATE.format(part, place), "ab") for place in range(places)]  # noqa: SIM115
+        self._places = [FileLock(folder / _GATE.format(part, place)) for place in range(places)]
 
     @contextmanager
     def turn(self) -> Iterator[None]:
@@ -104,16 +104,16 @@ class _Gate:
         try:
             yield
         finally:
-            fcntl.flock(place, fcntl.LOCK_UN)
+            place.release()
 
-    def _enter(self) -> BufferedWriter:
-        """The locked file of a free place, or of one that is waited for."""
-        for place in random.sample(self._files, len(self._files)):
+    def _enter(self) -> BaseFileLock:
+        """The lock of a free place, or of one that is waited for."""
+        for place in random.sample(self._places, len(self._places)):
             try:
-                fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                place.acquire(blocking=False)
                 return place
-            except BlockingIOError:
+            except Timeout:
                 continue
-        place = random.choice(self._files)
-        fcntl.flock(place, fcntl.LOCK_EX)
+        place = random.choice(self._places)
+        place.acquire()
         return place

@@ -28,6 +28,8 @@ def relative_l1(new: torch.Tensor, old: torch.Tensor) -> float:
 def load_polynomial(path: Path) -> tuple[float, ...]:
     """The coefficients in a file of unireal.acceleration.fit_teacache. Raises ValueError if it is none."""
     try:
+        if not path.is_file():  # reading a pipe or a device may never end
+            raise FileNotFoundError("no such file")
         return tuple(json.loads(path.read_text())["polynomial"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(

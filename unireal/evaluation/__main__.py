@@ -79,6 +79,8 @@ def _world(options: argparse.Namespace) -> Callable[[], str]:
         if options.frame_encoder is None
         else load_frame_encoder(options.frame_encoder, usable_device("auto")),
     )
+    for subset, recipe in benchmark.sets:
+        subset.items(recipe, 1, benchmark.size)  # scenes that cannot be drawn here are told before any work
     options.output.mkdir(parents=True, exist_ok=True)
     unfinished = None
     if options.baseline is not None:

@@ -151,6 +151,12 @@ class World:
             lookup(RECIPES, recipe, "recipe")
 
     @property
+    def sets(self) -> list[tuple[Subset, str]]:
+        """What is scored: the recipes of each subset."""
+        every = [(subset, recipe) for subset in SUBSETS for recipe in subset.recipes]
+        return [(subset, recipe) for subset, recipe in every if not self.only or recipe in self.only]
+
+    @property
     def settings(self) -> dict[str, Any]:
         """What the samples and the noise depend on."""
         facts = {"world version": VERSION, "first seed": TEST_SEEDS, "limit": self.limit}
@@ -191,9 +197,7 @@ class World:
         """answers: of the model, and of the same model that was asked in another way, by its name."""
         settings = self.settings | ({"frame encoder": self.frame_encoder.name} if self.frame_encoder else {})
         report = Report(BENCHMARK, settings)
-        chosen = [(subset, recipe) for subset in SUBSETS for recipe in subset.recipes]
-        chosen = [(subset, recipe) for subset, recipe in chosen if not self.only or recipe in self.only]
-        for subset, recipe in tqdm(chosen, desc="world", unit="set"):
+        for subset, recipe in tqdm(self.sets, desc="world", unit="set"):
             items = subset.items(recipe, self.limit, self.size)
             graded = self._graded(subset, recipe, items, answers(subset, recipe, items))
             report.rows += graded.rows()
