@@ -98,8 +98,14 @@ def true_region(sample: Sample, grid: tuple[int, int]) -> SpotEdit:
 class Case:
     """One sample and its noise, ready to be generated in several ways."""
 
-    def __init__(self, parts: Components, sample: Sample, options: argparse.Namespace):
-        self.parts, self.sample, self.options = parts, sample, options
+    def __init__(
+        self,
+        parts: Components,
+        scheduler: FlowMatchEulerDiscreteScheduler,
+        sample: Sample,
+        options: argparse.Namespace,
+    ):
+        self.parts, self.scheduler, self.sample, self.options = parts, scheduler, sample, options
         self.given, self.noise = prepare(parts, [sample], options.seed)
         self.guidance = Guidance(options.guidance, options.image_guidance)
         patch = parts.transformer.config.patch_size
@@ -135,9 +141,8 @@ class Case:
 
     @torch.no_grad()
     def _sampled(self, combination: str) -> list[torch.Tensor]:
-        model, scheduler = self.parts.transformer, FlowMatchEulerDiscreteScheduler()
-        how = {"accelerate": self.plugins(combination), "codec": self.parts.codec}
-        return denoise(model, scheduler, self.noise, self.given, self.guidance, self.options.steps, **how)
+        model, how = self.parts.transformer, {"accelerate": self.plugins(combination), "codec": self.parts.codec}
+        return denoise(model, self.scheduler, self.noise, self.given, self.guidance, self.options.steps, **how)
 
     def _wait(self) -> None:
         if self.parts.transformer.device.type == "cuda":
@@ -190,13 +195,15 @@ def samples_of(options: argparse.Namespace, size: int) -> Iterator[Sample]:
             yield replace(sample, inputs=(*sample.inputs, *extra), source=source)
 
 
-def measurements(parts: Components, options: argparse.Namespace, size: int) -> list[Measurement]:
+def measurements(
+    parts: Components, scheduler: FlowMatchEulerDiscreteScheduler, options: argparse.Namespace, size: int
+) -> list[Measurement]:
     """All measurements at one size. Raises ValueError for what cannot be drawn or sampled."""
     samples = list(samples_of(options, size))
-    first = Case(parts, samples[0], options)
+    first = Case(parts, scheduler, samples[0], options)
     combinations = (PLAIN, *options.accelerate)
     memory = {c: first.memory(c) for c in tqdm(combinations, desc=f"{size} px: memory")}  # warms up as well
-    cases = (Case(parts, sample, options) for sample in tqdm(samples, desc=f"{size} px: sampling"))
+    cases = (Case(parts, scheduler, sample, options) for sample in tqdm(samples, desc=f"{size} px: sampling"))
     return [m for case in cases for m in measure(case, memory)]
 
 
@@ -204,10 +211,10 @@ def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 0 done, 2 bad input."""
     try:
         options = _options(arguments)
-        parts = load_parts(options.model, usable_device(options.device))
+        parts, scheduler = load_parts(options.model, usable_device(options.device))
         if options.output:
             check_writable(named(options.output, ".json"))
-        found = [m for size in options.sizes for m in measurements(parts, options, size)]
+        found = [m for size in options.sizes for m in measurements(parts, scheduler, options, size)]
     except (ValueError, OSError) as error:
         return failed(error)
     rows = summary(found)
@@ -217,7 +224,7 @@ def main(arguments: list[str] | None = None) -> int:
         settings = {k: str(v) if isinstance(v, Path) else v for k, v in vars(options).items()}
         device = parts.transformer.device
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
-        settings |= {"torch": torch.__version__, "hardware": name}
+        settings |= {"torch": torch.__version__, "hardware": name, "shift": scheduler.config.shift}
         report = {"settings": settings, "rows": rows, "samples": [asdict(m) for m in found]}
         write_json(named(options.output, ".json"), report)
         for suffix, text in ((".md", table), (".svg", chart(found))):

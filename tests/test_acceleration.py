@@ -18,6 +18,7 @@ from diffusers import (
 )
 from PIL import Image
 
+import benchmarks.acceleration
 import unireal.model.transformer
 from benchmarks.acceleration import main as benchmark
 from data_builders.world.recipes import world_sample
@@ -38,6 +39,7 @@ from unireal.model.embeddings import apply_rotary
 from unireal.model.text_encoder import TextFeatures
 from unireal.model.transformer import UniRealTransformer
 from unireal.model.vae import FrameCodec
+from unireal.pipeline import UniRealPipeline
 from unireal.sample import Role
 
 TEXT, PATCH, CHANNELS = 5, 2, 4
@@ -658,7 +660,7 @@ def test_a_small_region_is_grown_by_default():
 
 
 def test_spotedit_on_the_debug_size():
-    parts = load_parts("debug")
+    parts, _ = load_parts("debug")
     canvas = torch.rand(1, 3, 32, 48) * 2 - 1
     text = parts.text(["make it blue"])
     given = Conditions(text, parts.text([""]), [canvas], torch.tensor([[Role.CANVAS.index]]))
@@ -757,6 +759,24 @@ def test_fitting_writes_a_file_that_teacache_reads(tmp_path, capsys, monkeypatch
         assert not out and err.startswith("error:") and err.count("\n") == 1
     with pytest.raises(ValueError, match="fit_teacache"):
         accelerations(f"teacache:polynomial={tmp_path / 'none.json'}")
+
+
+def test_models_are_fitted_and_measured_at_the_times_that_they_are_used_at(tiny_pipeline, tmp_path, monkeypatch):
+    """Those of their own scheduler, which the shipped model has shifted toward noise."""
+    UniRealPipeline.from_components(tiny_pipeline.as_components(), shift=6.0).save_pretrained(tmp_path / "model")
+    times = []
+
+    def seen(transformer, scheduler, *arguments, **how):
+        out = denoise(transformer, scheduler, *arguments, **how)
+        times.append(scheduler.timesteps.tolist())
+        return out
+
+    for module in (fit_teacache, benchmarks.acceleration):
+        monkeypatch.setattr(module, "denoise", seen)
+    call = f"--model {tmp_path / 'model'} --steps 3"
+    assert fit_main([*call.split(), *"--samples 1 --degree 1 --size 16 --recipes recolor".split()]) == 0
+    assert benchmark([*call.split(), *"--sizes 16 --areas 0.1 --limit 1 --accelerate condition_cache".split()]) == 0
+    assert len(times) == 5 and all(t == pytest.approx([1000, 12000 / 13, 750]) for t in times)
 
 
 @pytest.mark.parametrize("attention", ["full", "isolated"])

@@ -8,11 +8,13 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tiny_annotators as tiny
 import torch
+from transformers import AutoConfig, DepthAnythingConfig, DPTConfig
 
 from data_builders.annotators import choose
 from data_builders.annotators.boxes import bounding_box, clipped, overlap
@@ -146,6 +148,17 @@ def test_endpoint_counts_what_it_cannot_use(server, video):
     with pytest.raises(Refused, match="without a message"):
         vlm.caption(video.frames)
     assert vlm.counts["asked"] == vlm.counts["refused"] == 5
+
+
+def test_words_that_decline_or_think_aloud_are_no_caption(server, video):
+    vlm = endpoint(server)
+    server.answers = ["I'm sorry, but I can't help with that.", "<think>Is it red? I can't tell.</think>\n\nA circle."]
+    assert vlm.caption(video.frames) == "A circle."
+    server.answers = ["I am unable to describe people.", "As an AI model, I cannot.", "Sorry, no."]
+    with pytest.raises(Refused, match="in 3 attempts; it declines, 'Sorry, no"):
+        vlm.caption(video.frames)
+    server.answers = ["Unfortunately, I can see nothing.", "A sign says: I can't, sorry."]
+    assert vlm.caption(video.frames) == "A sign says: I can't, sorry."
 
 
 def test_endpoint_that_is_away_or_set_up_wrong(server, video):
@@ -322,6 +335,20 @@ def test_depth_anything(folder, video, kind, far):
     for got, values in ((depth, raw), (estimator.depths(video.frames[:2]), both)):
         expected = (far * values - (far * values).min()) / np.ptp(values) * 65535
         assert np.abs(got - expected).max() <= 0.51
+
+
+def test_what_is_far_is_white_whatever_the_depth_model_tells(folder, video):
+    """Not all configurations say whether it is distances or their inverse."""
+    estimator = DepthAnything.from_pretrained(str(tiny.glpn(folder / "glpn")))
+    metres = estimator._predict(video.frames[0])
+    depth = estimator.depth(video.frames[0])
+    assert depth.shape == metres.shape == (48, 64) and np.ptp(metres) > 0
+    assert depth.flat[metres.argmax()] == 65535 and depth.flat[metres.argmin()] == 0
+    configs = [DPTConfig(), DPTConfig(add_projection=True), DepthAnythingConfig()]
+    configs += [AutoConfig.for_model(kind) for kind in ("depth_pro", "zoedepth", "glpn")]
+    models = [SimpleNamespace(config=config) for config in configs]
+    told = [DepthAnything(model, None, "any").metric for model in models]
+    assert told == [False, True, False, True, True, True]
 
 
 def test_vit_pose_draws_where_persons_are(folder, video):

@@ -287,6 +287,13 @@ def test_videos_are_read_as_infer_reads_them(tmp_path, monkeypatch):
     assert frame().shape == (48, 64, 3)
 
 
+def test_frames_of_a_folder_come_by_their_numbers(tmp_path):
+    """Also where these have no zeros in front; by the letters alone, 10 would come before 2."""
+    for number in (*range(0, 22, 2), 100):
+        Image.new("RGB", (4, 4), (number,) * 3).save(tmp_path / f"shot2_frame{number}.png")
+    assert [load()[0, 0, 0] for load in video_frames(tmp_path)] == [*range(0, 22, 2), 100]
+
+
 def test_a_trimmed_video_has_the_frames_that_it_shows(tmp_path):
     """Those before its beginning are in the file, as phones and copies without encoding leave them."""
     import av

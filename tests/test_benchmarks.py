@@ -307,6 +307,8 @@ def test_pictures_of_something_else_are_scored(data, evaluate, tmp_path):
     assert (row.n, row.failures) == (2, 1)
     (copied,) = rows(run, metric="L1", system="copy", filter="none")
     assert (copied.n, copied.failures) == (3, 0)
+    cells = next(line.split(" | ") for line in (run / "summary.md").read_text().splitlines() if line[:5] == "| L1 ")
+    assert cells[3:5] == ["2", "1"] and cells[7] == f"{copied.value:.4f} (n 3)"  # as the copy's are other items
     assert evaluate("magicbrush", run, "--score-only", "--only", "L1") == 0  # the pictures are in the run now
     assert rows(run, metric="L1", system="model", filter="none") == [row]
 
@@ -784,6 +786,13 @@ def test_an_adapter_and_a_dtype_are_part_of_the_model(evaluate, tiny_pipeline_fo
     capsys.readouterr()
     assert evaluate("imgedit", tmp_path / "plain", *options, *ways["lora"]) == 2
     assert "other settings (lora" in capsys.readouterr().err
+    assert evaluate("imgedit", tmp_path / "lora", *options) == 2  # nor does a run go on without what it began with
+    assert "other settings (lora" in capsys.readouterr().err
+    assert evaluate("imgedit", tmp_path / "plain", "--model", tiny_pipeline_folder, *options[4:]) == 2
+    assert "other settings (num_inference_steps 1)" in capsys.readouterr().err
+    assert evaluate("imgedit", tmp_path / "plain", "--score-only", "--only", "L1", "--limit", 1) == 0
+    assert evaluate("imgedit", tmp_path / "plain", *options) == 0
+    capsys.readouterr()
     assert evaluate("imgedit", tmp_path / "none", *options, "--lora", tmp_path / "nowhere") == 2
     assert "cannot be put on" in capsys.readouterr().err
     assert evaluate("imgedit", tmp_path / "copy", "--baseline", "copy", "--lora", tmp_path / "lora") == 2

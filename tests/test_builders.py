@@ -17,6 +17,7 @@ from video_files import sliding_scene
 from data_builders.__main__ import main
 from data_builders.annotators.maps import DepthAnything
 from data_builders.annotators.protocols import Annotators, Instruction, Refused
+from data_builders.annotators.vlm import VisionLanguageAnnotator
 from data_builders.builders.base import Footage, clip_rng
 from data_builders.builders.generators import Studio
 from data_builders.builders.object_sets import InsertionOptions
@@ -297,6 +298,24 @@ def test_video_edit_makes_windows_in_both_directions(videos) -> None:
         check_sample(sample)
     assert samples[0].instruction.endswith("in the whole video.")
     assert samples[-1].instruction == "Give it the old colour."
+
+
+def test_every_view_and_seed_asks_for_an_edit_of_its_own(videos) -> None:
+    """A model gives the same answer to the same question with the same seed."""
+    video, builder = videos["world-5"], VIDEO_BUILDERS["video_edit"]
+    asked: list[int] = []
+
+    class Chat:
+        name = "any"
+
+        def reply(self, text, images, schema, seed):
+            asked.append(seed)
+            raise Refused("noted")
+
+    parts = studio(Recolouring([video]), instructor=VisionLanguageAnnotator(Chat()))
+    for seed in (0, 0, 1):
+        builder.build(footage(video, "video_edit", seed), parts, VideoEditOptions(views=3), Counter())
+    assert asked[:3] == asked[3:6] and len(set(asked)) == 6
 
 
 def test_the_depth_of_a_video_has_one_scale(videos, tmp_path) -> None:

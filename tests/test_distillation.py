@@ -35,7 +35,8 @@ def make_step(components, batch: int = 4, results: int = 1, seed: int = 0) -> St
     return Step(
         condition=frames(1), clean=frames(results), noise=frames(results),
         t=torch.linspace(0.05, 1, batch), roles=torch.full((batch, 1), Role.CANVAS.index),
-        text=components.text.tokenize(["make it red"] * batch), weight=torch.ones(batch, 1, 16, 16),
+        text=components.text.tokenize(["make it red"] * batch),
+        weight=[torch.ones(batch, 1, 16, 16) for _ in range(results)],
     )  # fmt: skip
 
 
@@ -118,8 +119,8 @@ def test_targets_have_no_gradients_and_weights_count():
     torch.testing.assert_close(losses, expected, rtol=1e-3, atol=1e-7)
     found, true = (torch.autograd.grad(x.sum(), bias, retain_graph=True)[0] for x in (losses, expected))
     torch.testing.assert_close(found, true, rtol=1e-3, atol=1e-6)
-    step.weight[..., :8] = 3.0
-    weighed = ((v - target) * scale).square() * step.weight / 2
+    step.weight[0][..., :8] = 3.0
+    weighed = ((v - target) * scale).square() * step.weight[0] / 2
     torch.testing.assert_close(objective(step), weighed.mean((1, 2, 3)), rtol=1e-3, atol=1e-7)
 
 

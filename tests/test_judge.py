@@ -8,6 +8,7 @@ import io
 import json
 import math
 import re
+import shutil
 import statistics
 import threading
 import time
@@ -20,6 +21,7 @@ import pytest
 from benchmark_folders import FOLDERS
 from conftest import status_of
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from data_builders.world.recipes import world_sample
 from unireal.evaluation import html, world
@@ -350,7 +352,8 @@ def test_means_are_in_a_table_of_their_own(run, server, capsys):
     found = {(metric, group): (n, failures, value, copy) for metric, group, _, n, failures, value, _, copy, *_ in cells}
     for group in ("all", "macro", "color_alter"):
         model, copied = (row(run, "gedit O", group, system) for system in ("model", "copy"))
-        expected = (str(model.n), str(model.failures), f"{model.value:.4f}", f"{copied.value:.4f}")
+        other = f" (n {copied.n})" * (copied.n != model.n)
+        expected = (str(model.n), str(model.failures), f"{model.value:.4f}", f"{copied.value:.4f}{other}")
         assert found["gedit O", group] == expected
 
 
@@ -884,6 +887,19 @@ def test_a_local_model_that_babbles_gives_no_score(run, tiny_vlm, capsys):
     printed = local(run, tiny_vlm, capsys, status=1)
     assert "4 requests" in printed and run.items()[0].scores == dict.fromkeys(("gedit O", "gedit SC", "gedit PQ"))
     assert row(run, "gedit O").failures == 1
+
+
+def test_replies_of_a_local_model_are_not_those_of_other_weights(run, tiny_vlm, tmp_path, capsys):
+    """A judge that was trained on lies in the folder of the one before."""
+    run.write_items(run.items()[:1])
+    folder = shutil.copytree(tiny_vlm, tmp_path / "judge")
+    assert "4 requests" in local(run, folder, capsys, status=1)
+    assert "0 requests" in local(run, folder, capsys, status=1)
+    path = folder / "model.safetensors"
+    weights = load_file(path)
+    name = min(weights)
+    save_file(weights | {name: weights[name] + 1}, path, metadata={"format": "pt"})
+    assert "4 requests" in local(run, folder, capsys, status=1)
 
 
 def test_a_local_models_reply_is_its_greedy_one(tiny_vlm):

@@ -12,12 +12,14 @@ from conftest import debug_components, quiet_pipeline
 from diffusers import AutoencoderDC, AutoencoderKL, AutoencoderKLCogVideoX, FirstBlockCacheConfig
 from PIL import Image
 
+from unireal.config import MODELS
 from unireal.diffusion.guidance import FULL, NO_TEXT, NOTHING, Guidance, combine
 from unireal.finishing import pasted
 from unireal.model.vae import FrameCodec
 from unireal.pipeline import UniRealPipeline
 from unireal.request import Request
-from unireal.transforms import HOLE
+from unireal.sample import Role
+from unireal.transforms import HOLE, mask_image, resize
 
 
 def _image(size=(16, 24), seed=0) -> Image.Image:
@@ -38,7 +40,7 @@ def test_round_trip(tiny_pipeline, tmp_path):
     tiny_pipeline.save_pretrained(tmp_path / "model", safe_serialization=True)
     assert not [f for f in (tmp_path / "model").rglob("*") if f.suffix in (".bin", ".pt", ".pkl")]
     again = UniRealPipeline.from_pretrained(tmp_path / "model")
-    for name in ("native_size", "default_steps", "default_guidance", "default_image_guidance"):
+    for name in ("native_size", "asset_scale", "default_steps", "default_guidance", "default_image_guidance"):
         assert again.config[name] == tiny_pipeline.config[name]
     assert (_edit(again).images[0] == _edit(tiny_pipeline).images[0]).all()
 
@@ -280,12 +282,42 @@ def test_inputs_as_arrays_paths_and_dicts(tiny_pipeline, tmp_path):
         assert _edit(tiny_pipeline, task="control", canvas=None, control=control).images[0].shape == (16, 24, 3)
 
 
+@pytest.mark.parametrize("typed", ["", "Predict the depth map of IMG1.", " predict the depth map of IMG1"])
+def test_the_usual_prompt_is_not_said_twice(typed):
+    """It is what benchmarks of depth ask."""
+    sample, _ = Request("depth", typed, canvas=[np.array(_image())]).assemble((64, 64))
+    assert sample.instruction == "Predict the depth map of IMG1."
+    sample, _ = Request("depth", "a sand room.", canvas=[np.array(_image())]).assemble((64, 64))
+    assert sample.instruction == "Predict the depth map of IMG1; a sand room"
+
+
 def test_large_assets_are_shrunk_to_the_results():
     asset, canvas = np.zeros((400, 1000, 3), np.uint8), np.zeros((20, 50, 3), np.uint8)
     sample, _ = Request("insert", "IMG2", canvas=[canvas], asset=[asset, canvas[:4, :4]]).assemble((64, 64))
     assert [f.size for f in sample.inputs] == [(20, 50), (20, 50), (4, 4)]
     resized, _ = replace(Request("customize", "x", asset=[asset]), size=(30, 10)).assemble((64, 64))
     assert resized.inputs[0].size == (12, 30) and resized.results[0].size == (30, 10)
+    half, _ = Request("insert", "IMG2", canvas=[canvas], asset=[asset, canvas[:4, :4]]).assemble((64, 64), 0.5)
+    assert [f.size for f in half.inputs] == [(20, 50), (10, 25), (4, 4)]
+
+
+def test_assets_are_shown_to_a_model_at_the_size_that_it_is_used_to():
+    """Whatever the size of the user's file; but the edited frame of a video is no part of a picture."""
+    pipeline = quiet_pipeline(debug_components(), asset_scale=0.5)
+    rng, canvas = np.random.default_rng(0), _image()
+    large, small = (rng.integers(0, 256, (side, side, 3), np.uint8) for side in (64, 8))
+
+    def inserted(asset):
+        return _edit(pipeline, "Insert IMG2.", task="insert", canvas=canvas, asset=asset).images[0]
+
+    longer = max(canvas.size)
+    assert np.array_equal(inserted(large), inserted(resize(large, (longer // 2, longer // 2))))
+    assert not np.array_equal(inserted(small), inserted(resize(small, (longer // 2, longer // 2))))  # never grown
+    assert UniRealPipeline.from_pretrained("unireal-tiny").config.asset_scale == MODELS["tiny"].asset_scale == 0.5
+    video, seen = [np.asarray(canvas)] * 4, []
+    pipeline._run, run = lambda samples, how: seen.extend(samples) or run(samples, how), pipeline._run
+    _edit(pipeline, "red", task="video_edit", canvas=None, video=video, asset=resize(large, canvas.size[::-1]))
+    assert [f.size for f in seen[0].inputs if f.role is Role.ASSET] == [canvas.size[::-1]]
 
 
 @pytest.mark.parametrize("size", [None, (40, 60)])
@@ -296,6 +328,37 @@ def test_no_grey_of_the_unknown_fades_into_what_is_painted_beyond_the_border(siz
     assert set(np.unique(sample.inputs[0].image)) == {HOLE, 255} and (sample.inputs[0].image[paste.mask] == HOLE).all()
     result = np.full((*sample.results[0].size, 3), 255, np.uint8)
     assert (pasted([result], paste)[0] == 255).all()
+
+
+@pytest.mark.parametrize("erased", [0, 200])
+def test_nothing_of_what_is_erased_fades_into_what_is_painted(erased):
+    """Neither of a thing that is to go nor of a hole that is black already, as BrushBench gives it."""
+    mask = np.zeros((20, 30), bool)
+    mask[5:12, 7:] = mask[15, 3] = True  # up to the picture's border, and a single pixel
+    canvas = np.where(mask[..., None], np.uint8(erased), np.uint8(90)).repeat(3, axis=2)
+    sample, paste = Request("inpaint", canvas=[canvas], mask=mask_image(mask)).assemble((64, 64))
+    assert (sample.inputs[0].image[mask] == HOLE).all()
+    assert (pasted([np.full_like(canvas, 90)], paste)[0] == 90).all()
+    step = pasted([np.full_like(canvas, 110)], paste)[0][8, :, 0]  # what is outside does fade in
+    assert step[6:10].tolist() == [90, 100, 110, 110] and (step[10:] == 110).all()
+
+
+@pytest.mark.parametrize("size", [(100, 100), (61, 47), (400, 300)])
+def test_nothing_of_what_is_erased_goes_into_its_neighbours_when_the_size_changes(size):
+    mask = np.zeros((200, 150), bool)
+    mask[60:140, 40:99], mask[20, 3:90] = True, True  # a thing, and a scratch that is thinner than a new pixel
+    around = np.array(_image((10, 8)).resize((150, 200)))
+    request = Request(
+        "inpaint", canvas=[np.where(mask[..., None], np.uint8(0), around)], mask=mask_image(mask), size=size
+    )
+    sample, paste = request.assemble((64, 64))
+    clean, _ = replace(request, canvas=[around]).assemble((64, 64))
+    assert np.array_equal(sample.inputs[0].image, clean.inputs[0].image)  # whatever there was
+    far = np.array(Image.fromarray(around).resize((size[1], size[0]), Image.Resampling.LANCZOS)).astype(int)
+    error = np.abs(paste.canvas - far).max(axis=2)
+    assert error[~paste.mask].max() < 40 and np.median(error) <= 1
+    even = replace(request, canvas=[np.where(mask[..., None], np.uint8(0), np.full_like(around, 200))])
+    assert (pasted([np.full((*size, 3), 200, np.uint8)], even.assemble((64, 64))[1])[0] == 200).all()
 
 
 def test_caches_of_diffusers_start_anew_in_every_call(tiny_pipeline_folder):

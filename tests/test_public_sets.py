@@ -169,7 +169,15 @@ def test_refcoco_parquet(tmp_path, edit):
     assert "no expression" in reasons[2] and "a box is" in reasons[3]
 
 
-@pytest.mark.parametrize("name", ["data/dev-00000-of-00004.parquet", "default/testA/0000.parquet", "val2014.parquet"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "data/dev-00000-of-00004.parquet",
+        "default/testA/0000.parquet",
+        "val2014.parquet",
+        "default/partial-dev/0.parquet",
+    ],
+)
 def test_splits_that_evaluation_measures_are_not_trained_on(tmp_path, edit, name):
     before, after, _ = edit
     row = {"original_image": encoded(before), "edited_image": encoded(after), "edit_prompt": "Make it red."}
@@ -198,7 +206,7 @@ def test_refcoco_json(tmp_path, edit):
     }
     refs = [
         {"split": "train", "image_id": 9, "ann_id": 1, "sentences": [{"sent": "left one"}, {"sent": "big one"}]},
-        {"split": "val", "image_id": 9, "ann_id": 1, "sentences": [{"sent": "for tests"}]},
+        {"split": "val", "image_id": 6, "ann_id": 1, "sentences": [{"sent": "for tests"}]},
         {"split": "train", "image_id": 9, "ann_id": [1, 2], "sentences": [{"sent": "both"}]},
         {"split": "train", "image_id": 9, "ann_id": [-1], "sentences": [{"sent": "the elephant"}]},
         {"split": "train", "image_id": 9, "ann_id": 3, "sentences": [{"sent": "packed"}]},
@@ -220,6 +228,28 @@ def test_refcoco_json(tmp_path, edit):
     assert [where.rpartition(":")[2] for where in bad] == ["4", "5", "6", "7"]
     for word, reason in zip(("pycoco", "missing", "7", "what"), bad.values(), strict=True):
         assert word in reason
+
+
+def test_photos_of_another_sets_test_split_are_not_trained_on(tmp_path, edit):
+    """RefCOCOg's training split has photos of RefCOCO's test splits, and ids count for one set alone."""
+    photos = [{"id": n, "file_name": f"{n}.jpg", "height": 40, "width": 48} for n in (1, 2)]
+    for photo in photos:
+        save(tmp_path / "train2014" / photo["file_name"], edit[0])
+    instances = {"images": photos, "annotations": [{"id": 1, "segmentation": [[2, 2, 12, 2, 12, 12]]}]}
+    swapped = instances | {"images": [photo | {"id": 3 - photo["id"]} for photo in photos]}
+    entry = {"ann_id": 1, "sentences": [{"sent": "left"}]}
+    sets = {
+        "refcoco/refs(unc).json": ([entry | {"split": "testA", "image_id": 1}], instances),
+        "refcocog/refs(umd).json": ([entry | {"split": "train", "image_id": n} for n in (1, 2)], swapped),
+    }
+    for name, (entries, told) in sets.items():
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text(json.dumps(entries))
+        (tmp_path / name).with_name("instances.json").write_text(json.dumps(told))
+    (sample,), bad = read("refcoco", tmp_path)
+    assert sample.source["image"] == "2.jpg"
+    assert list(bad) == ["refcocog/refs(umd).json:1"]
+    assert "1.jpg is of split 'testA' of refcoco/refs(unc).json too" in bad["refcocog/refs(umd).json:1"]
 
 
 @pytest.mark.parametrize("orientation", range(2, 9))

@@ -272,8 +272,8 @@ def test_batches_go_on_where_they_stopped(tmp_path: Path, rank: int) -> None:
         for (batch, state), (expected, expected_state) in zip(rest, whole[stop + 1 :], strict=True):
             assert (batch.prompts, batch.tasks, state) == (expected.prompts, expected.tasks, expected_state)
             pairs = zip(
-                (*batch.inputs, *batch.results, batch.roles, batch.changed),
-                (*expected.inputs, *expected.results, expected.roles, expected.changed),
+                (*batch.inputs, *batch.results, batch.roles, *batch.changed),
+                (*expected.inputs, *expected.results, expected.roles, *expected.changed),
                 strict=True,
             )
             assert all(a.equal(b) for a, b in pairs)

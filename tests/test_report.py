@@ -67,6 +67,8 @@ def test_breakdown_against_an_independent_computation(tmp_path):
     assert list(by_system(found["color change"])) == ["model", "copy"]
     some = [replace(item, baselines={}) if item.id == "item3" else item for item in RunFolder(tmp_path).items()]
     assert list(by_system(breakdown(some, edit_types)["PSNR"]["color change"])) == ["model"]  # the copy's are others
+    failed = [replace(item, baselines={"copy": {"PSNR": 100.0}}) if item.failure else item for item in some]
+    assert breakdown(failed, edit_types)["PSNR"][OTHER]["copy"].n == 1  # not of what the model failed at
     by_condition = breakdown(RunFolder(tmp_path).items(), conditions)["PSNR"]
     assert by_condition["text"]["model"].n == 6 and by_condition["mask"]["model"].n == 3
 
@@ -304,6 +306,19 @@ def test_what_cannot_be_compared(change, options, expected, tmp_path, capsys):
     assert status_of(compare.main, [str(tmp_path / "a"), str(tmp_path / "b"), *options]) == 2
     err = capsys.readouterr().err
     assert expected in err and err.count("\n") == 1 and err.startswith("error: ")
+
+
+def test_items_of_one_id_may_be_others(tmp_path):
+    """As the turns of magicbrush and magicbrush_multi, and BrushBench's holes inside and outside."""
+    a, b = (_folder(tmp_path / name, [1.0, 2.0]) for name in "ab")
+    for run, split in ((a, "inside"), (b, "outside")):
+        run.write_settings({"benchmark": "brushbench", "split": split, "model": run.path.name})
+    assert compare.compare(a, b)[1] == [
+        "the runs have split 'inside' and 'outside': what has the same id may be another item"
+    ]
+    b.write_settings({"benchmark": "mine"})
+    with pytest.raises(ValueError, match="are runs of benchmark 'brushbench' and 'mine'"):
+        compare.compare(a, b)
 
 
 def test_runs_without_common_items(tmp_path):

@@ -213,16 +213,24 @@ def test_the_changed_region_lies_where_it_is_in_padded_frames(tiny_pipeline):
     sample = Sample("edit", "x", inputs=(Frame(image, Role.CANVAS),), results=(Frame(image, Role.RESULT),), mask=mask)
     parts = tiny_pipeline.as_components()
     step = prepare_step(collate([sample]), parts, torch.tensor([0.5]), [torch.Generator()], changed_weight=5)
-    assert (step.weight == 5).nonzero().tolist() == [[0, 0, 9, 14]] and step.weight.shape == (1, 1, 16, 24)
+    (weight,) = step.weight
+    assert (weight == 5).nonzero().tolist() == [[0, 0, 9, 14]] and weight.shape == (1, 1, 16, 24)
 
 
-def test_masks_are_learned_with_one_weight_inside_and_outside(tiny_pipeline):
-    """With more inside, the best guess where a pixel may or may not belong to a thing would be that it does."""
-    samples = [world_sample("segment", seed, (16, 16)) for seed in range(2)]
+@pytest.mark.parametrize(("recipe", "weighed"), [
+    ("segment", [1]), ("edit_mask", [2, 1]), ("customize_mask", [1, 1]), ("edit_depth", [2, 1]),
+    ("video_edit", [2] * 4),
+])  # fmt: skip
+def test_masks_are_learned_with_one_weight_inside_and_outside(tiny_pipeline, recipe, weighed):
+    """With more inside, the best guess where a pixel may or may not belong to a thing would be that it does. So also
+    for the mask of an edit that is a result beside the edited picture; only pictures have two weights."""
+    samples = [world_sample(recipe, seed, (16, 16)) for seed in range(4)]
     step = prepare_step(
-        collate(samples), tiny_pipeline.as_components(), torch.rand(2), [torch.Generator()] * 2, changed_weight=5
+        collate(samples), tiny_pipeline.as_components(), torch.rand(4), [torch.Generator()] * 4, changed_weight=5
     )
-    assert step.clean[0].unique().numel() == 2 and step.weight.unique().numel() == 1
+    assert [weight.unique().numel() for weight in step.weight] == weighed
+    if 1 in weighed and "mask" in recipe:
+        assert step.clean[-1].unique().numel() == 2
 
 
 def test_half_written_checkpoints_are_ignored(tmp_path):

@@ -226,7 +226,7 @@ def test_mirrored_views_make_tensors_too():
     flipped = Sample("edit", "x", results=(Frame(image[:, ::-1], Role.RESULT),), mask=mask[:, ::-1])
     plain = Sample("edit", "x", results=(Frame(image, Role.RESULT),), mask=mask)
     one, other = collate([flipped]), collate([plain])
-    assert one.results[0].flip(-1).equal(other.results[0]) and one.changed.flip(-1).equal(other.changed)
+    assert one.results[0].flip(-1).equal(other.results[0]) and one.changed[0].flip(-1).equal(other.changed[0])
 
 
 def test_what_is_no_picture_at_all():

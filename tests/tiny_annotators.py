@@ -19,6 +19,9 @@ from transformers import (
     Florence2Config,
     Florence2ForConditionalGeneration,
     Florence2Processor,
+    GLPNConfig,
+    GLPNForDepthEstimation,
+    GLPNImageProcessor,
     GroundingDinoConfig,
     GroundingDinoForObjectDetection,
     GroundingDinoImageProcessor,
@@ -229,6 +232,16 @@ def depth_anything(folder: Path, kind: str = "relative") -> Path:
     )
     images = DPTImageProcessor(size={"height": 56, "width": 56}, keep_aspect_ratio=True, ensure_multiple_of=14)
     return save(folder, DepthAnythingForDepthEstimation(config), images)
+
+
+def glpn(folder: Path) -> Path:
+    """A depth estimator that tells metres, up to 10."""
+    torch.manual_seed(0)
+    config = GLPNConfig(
+        **{"hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1], "num_attention_heads": [1, 1, 2, 2]},
+        **{"decoder_hidden_size": 8, "mlp_ratios": [2, 2, 2, 2]},
+    )
+    return save(folder, GLPNForDepthEstimation(config), GLPNImageProcessor())
 
 
 def vit_pose(folder: Path) -> Path:

@@ -16,12 +16,14 @@ class ModelConfig:
     text:        arguments of transformers' T5Config for a T5 that is trained jointly, or a hub id of a frozen one.
     vae:         a folder or hub id of a diffusers VAE, or None to work on pixels.
     native_size: (H, W) in pixels that the model is trained at, the default size of tasks without a canvas.
+    asset_scale: sides of assets in its training, as a share of the results'.
     """
 
     transformer: dict[str, Any]
     text: dict[str, Any] | str
     vae: str | None
     native_size: tuple[int, int] = (64, 64)
+    asset_scale: float = 1.0
     max_text_length: int = 64
     vae_class: Literal["AutoencoderDC", "AutoencoderKL", "AutoencoderKLCogVideoX"] = "AutoencoderDC"
 
@@ -70,12 +72,14 @@ MODELS: dict[str, ModelConfig] = {
         transformer=_TINY | {"patch_size": 8, "in_channels": 3},
         text=_TINY_TEXT,
         vae=None,
+        asset_scale=0.5,
     ),
     # needs: python -m unireal.training.autoencoder --output runs/vae
     "tiny-latent": ModelConfig(
         transformer=_TINY | {"patch_size": 1, "in_channels": 32},
         text=_TINY_TEXT,
         vae="runs/vae",
+        asset_scale=0.5,
     ),
     "2b": ModelConfig(
         transformer={

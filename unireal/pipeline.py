@@ -51,7 +51,8 @@ class _How:
 class UniRealPipeline(LoadablePipeline):
     """Makes and edits pictures and videos by an instruction. Its arguments:
     transformer, text_encoder, tokenizer, scheduler: the parts; vae: None for a model that works on pixels.
-    native_size: (H, W) of results whose size nothing else decides.
+    native_size: (H, W) of results whose size nothing else decides. asset_scale: what the model is used to: assets of
+    pictures are shrunk to this share of the result's longer side.
     default_steps, default_guidance, default_image_guidance: used where the call gives none.
     """
 
@@ -67,6 +68,7 @@ class UniRealPipeline(LoadablePipeline):
         scheduler: FlowMatchEulerDiscreteScheduler,
         vae: VAE | None = None,
         native_size: list[int] | tuple[int, int] = (64, 64),
+        asset_scale: float = 1.0,
         default_steps: int = 8,
         default_guidance: float = 1.0,
         default_image_guidance: float = 1.0,
@@ -75,12 +77,8 @@ class UniRealPipeline(LoadablePipeline):
         self.register_modules(
             transformer=transformer, text_encoder=text_encoder, tokenizer=tokenizer, scheduler=scheduler, vae=vae
         )
-        self.register_to_config(
-            native_size=tuple(native_size),
-            default_steps=default_steps,
-            default_guidance=default_guidance,
-            default_image_guidance=default_image_guidance,
-        )
+        self.register_to_config(native_size=tuple(native_size), asset_scale=asset_scale, default_steps=default_steps,
+            default_guidance=default_guidance, default_image_guidance=default_image_guidance)  # fmt: skip
 
     @torch.no_grad()
     def __call__(
@@ -146,8 +144,8 @@ class UniRealPipeline(LoadablePipeline):
 
     def _pictures(self, requests: Sequence[Request], output_type: str, how: _How) -> UniRealPipelineOutput:
         """The results of requests of one layout."""
-        size = self.config.native_size
-        variants = [pair for request in requests for pair in [request.assemble(size)] * request.variants]
+        trained_at = self.config.native_size, self.config.asset_scale
+        variants = [pair for request in requests for pair in [request.assemble(*trained_at)] * request.variants]
         samples, pastes = zip(*variants, strict=True)
         latents = self._sample(samples, how)
         if output_type == "latent":

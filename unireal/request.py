@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
+from PIL import Image
 
 from unireal.prompts import check_referring, instruction_for, join
 from unireal.sample import Frame, Role, Sample
@@ -19,7 +20,8 @@ MAX_RESULTS = 64  # of one call
 
 @dataclass(frozen=True)
 class Paste:
-    """What is copied back into the first result: canvas uint8 (H, W, 3) where mask bool (H, W) is False."""
+    """What is copied back into the first result: canvas uint8 (H, W, 3) where mask bool (H, W) is False, and fading out
+    over its border pixels (unireal.finishing.FEATHER)."""
 
     canvas: np.ndarray
     mask: np.ndarray
@@ -74,10 +76,11 @@ class Request:
             **others,
         )
 
-    def assemble(self, native_size: tuple[int, int]) -> tuple[Sample, Paste | None]:
+    def assemble(self, native_size: tuple[int, int], asset_scale: float = 1.0) -> tuple[Sample, Paste | None]:
         """The sample, its results black frames of the size wanted, and what to paste back.
 
-        native_size: (H, W) for tasks whose size is free. Raises ValueError for whatever does not fit the task.
+        native_size: (H, W) for tasks whose size is free. asset_scale: sides of assets, at most, as a share of the
+        results' longer side. Raises ValueError for whatever does not fit the task.
         """
         spec = get_task(self.task)
         self._check_texts()
@@ -85,7 +88,9 @@ class Request:
         self._check_counts(spec)
         frames, mask = self._frames(spec)
         size = self._size(spec, frames, native_size)
-        frames = [self._at_size(f, size) for f in frames]
+        if spec.prepare == "erase" and mask is not None and frames[0].size != size:
+            frames[0] = replace(frames[0], image=_resized_around(frames[0].image, mask, size))
+        frames = [self._at_size(f, size, asset_scale) for f in frames]
         original = frames[0].image if frames else None
         if mask is not None and mask.shape != size:
             mask = threshold(resized(as_frame(mask_image(mask), Role.CONTROL, "mask"), size).image)
@@ -94,7 +99,7 @@ class Request:
         low, high = spec.num_results
         joint = len(self.video) or min(self.num_results or low, high)
         kind = self.control[0][0] if self.control else None
-        instruction = instruction_for(spec, self.prompt, kind)
+        instruction = instruction_for(spec, "" if self._is_usual(spec) else self.prompt, kind)
         check_referring(instruction, len(frames), joint)
         context = spec.context if self.context is None else self.context
         join(context, instruction)  # raises for an unknown keyword
@@ -102,7 +107,7 @@ class Request:
         sample = Sample(spec.name, instruction, context, tuple(frames), (blank,) * joint)
         if not spec.paste_back or original is None or mask is None:
             return sample, None
-        return sample, Paste(original, mask)
+        return sample, Paste(original if spec.prepare is None else _continued(original, mask), mask)
 
     @property
     def variants(self) -> int:
@@ -110,6 +115,11 @@ class Request:
         spec = get_task(self.task)
         count = spec.num_results[0] if self.num_results is None else self.num_results
         return count if spec.num_results[1] == 1 else 1
+
+    def _is_usual(self, spec: TaskSpec) -> bool:
+        """Whether the task's own prompt was given: its template would say it twice."""
+        usual, given = (text.strip(" .").lower() for text in (spec.default_prompt or "", self.prompt))
+        return bool(usual) and given == usual
 
     def _check_counts(self, spec: TaskSpec) -> None:
         given = {
@@ -181,12 +191,11 @@ class Request:
             frames.append(as_frame(mask_image(mask), Role.CONTROL, "mask"))
         return frames, mask
 
-    def _at_size(self, frame: Frame, size: tuple[int, int]) -> Frame:
-        """Assets are shrunk to fit into a square of the results' longer side, never grown; the others get the size
-        that was asked for."""
+    def _at_size(self, frame: Frame, size: tuple[int, int], asset_scale: float) -> Frame:
+        """Assets are shrunk to fit into a square, never grown; the others get the size that was asked for."""
         if frame.role is not Role.ASSET:
             return resized(frame, size) if self.size else frame
-        scale = max(size) / max(frame.size)
+        scale = asset_scale * max(size) / max(frame.size)
         height, width = (max(1, round(side * scale)) for side in frame.size)
         return frame if scale >= 1 else resized(frame, (height, width))
 
@@ -195,6 +204,36 @@ class Request:
         if size is None and spec.size_rule == "canvas":
             size = next((f.size for f in frames if f.role is not Role.ASSET), None)
         return check_size(size or native_size)
+
+
+def _resized_around(canvas: np.ndarray, mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The canvas uint8 (H, W, 3) at another size, as transforms.resize makes it of the pixels outside mask bool (H, W)
+    alone: what is to be erased would go into its neighbours else."""
+
+    def scaled(values: np.ndarray) -> np.ndarray:
+        image = Image.fromarray(values.astype(np.float32))
+        return np.asarray(image.resize((size[1], size[0]), Image.Resampling.LANCZOS))
+
+    share = scaled(~mask)
+    pixels = np.stack([scaled(canvas[..., i] * ~mask) for i in range(3)], axis=2)
+    pixels /= np.where(share > 0.1, share, 1)[..., None]  # less is deep inside
+    return np.clip(pixels + 0.5, 0, 255).astype(np.uint8)
+
+
+def _continued(canvas: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The canvas uint8 (H, W, 3) with the mean of their neighbours outside in the border pixels of mask bool (H, W), as
+    nothing of what was erased may fade into the result."""
+    known = (~mask)[..., None].astype(np.uint16)
+    total, count = _around(canvas * known), _around(known)
+    near = mask[..., None] & (count > 0)
+    return np.where(near, (total + count // 2) // np.maximum(count, 1), canvas).astype(np.uint8)
+
+
+def _around(values: np.ndarray) -> np.ndarray:
+    """Sums (H, W, C) of 3x3 pixels; beyond the border there is nothing."""
+    padded = np.pad(values, ((1, 1), (1, 1), (0, 0)))
+    rows = padded[:-2] + padded[1:-1] + padded[2:]
+    return rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:]
 
 
 def prompts_of(prompt: str | list[str] | tuple[str, ...] | None) -> list[str]:

@@ -99,7 +99,7 @@ class Batch:
     inputs:  K tensors float32 (B, 3, H, W) in -1..1.
     results: R tensors float32 (B, 3, H, W) in -1..1.
     roles:   int64 (B, K), indices of `Role`.
-    changed: float32 (B, 1, H, W), 1 where the first result differs from its canvas, else 0; 1 everywhere if unknown.
+    changed: R tensors float32 (B, 1, H, W), 1 where a result differs from its canvas, else 0; 1 everywhere if unknown.
     prompts: B strings, context prompt and instruction joined by unireal.prompts.join.
     tasks:   B task names.
     sources: B times where the sample comes from, as in Sample.
@@ -111,7 +111,7 @@ class Batch:
     inputs: list[torch.Tensor]
     results: list[torch.Tensor]
     roles: torch.Tensor
-    changed: torch.Tensor
+    changed: list[torch.Tensor]
     prompts: list[str]
     tasks: list[str]
     sources: list[dict[str, Any]] = field(default_factory=list)

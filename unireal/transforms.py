@@ -170,7 +170,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         inputs=stacked(samples, "inputs"),
         results=stacked(samples, "results"),
         roles=role_indices(samples),
-        changed=torch.stack([_changed(s) for s in samples]),
+        changed=changed_regions(samples),
         prompts=[join(s.context, s.instruction) for s in samples],
         tasks=[s.task for s in samples],
         sources=[s.source for s in samples],
@@ -191,14 +191,20 @@ def role_indices(samples: Sequence[Sample]) -> torch.Tensor:
     return torch.tensor([[f.role.index for f in s.inputs] for s in samples], dtype=torch.long).view(len(samples), -1)
 
 
-def _changed(sample: Sample) -> torch.Tensor:
-    """float32 (1, H, W): where the first result differs from the canvas; everywhere if that is not told.
+def changed_regions(samples: Sequence[Sample]) -> list[torch.Tensor]:
+    """Where each of the R results differs from the canvas, float32 (B, 1, H, W); everywhere if that is not told.
 
-    So also for results that are masks: more weight inside than outside would teach masks that are too large.
+    A sample's mask tells it for all pictures of its size among the results, such as the frames of a video. Not for
+    results that are masks or other maps: more weight inside than outside would teach masks that are too large.
     """
-    if sample.mask is None:
-        return torch.ones(1, *sample.results[0].size)
-    return _tensor(sample.mask).float()[None]
+
+    def region(sample: Sample, result: int) -> torch.Tensor:
+        frame, mask = sample.results[result], sample.mask
+        if mask is None or frame.kind != "image" or frame.size != mask.shape:
+            return torch.ones(1, *frame.size)
+        return _tensor(mask).float()[None]
+
+    return [torch.stack([region(sample, result) for sample in samples]) for result in range(len(samples[0].results))]
 
 
 def resized(frame: Frame, size: tuple[int, int]) -> Frame:

@@ -14,6 +14,8 @@ DEFAULT_DEPTH = "depth-anything/Depth-Anything-V2-Large-hf"
 DEFAULT_POSE = "usyd-community/vitpose-base-simple"
 DEFAULT_PERSONS = "PekingU/rtdetr_r50vd_coco_o365"
 _WHITE = 65535
+# Models of transformers that tell distances, though their configurations do not say which of the two they tell
+_METRIC = ("depth_pro", "glpn", "tipsv2_dpt", "zoedepth")
 
 
 class DepthAnything:
@@ -25,7 +27,7 @@ class DepthAnything:
 
     def __init__(self, model: Any, processor: Any, name: str):
         self.model, self.processor, self.name = model, processor, name
-        self.metric = getattr(model.config, "depth_estimation_type", "relative") == "metric"
+        self.metric = _tells_distances(model.config)
 
     @classmethod
     def from_pretrained(cls, source: str = DEFAULT_DEPTH, device: str = "cpu") -> DepthAnything:
@@ -51,8 +53,18 @@ class DepthAnything:
         inputs = self.processor(images=image, return_tensors="pt").to(self.model.device, self.model.dtype)
         with torch.inference_mode():
             outputs = self.model(**inputs)
-        found = self.processor.post_process_depth_estimation(outputs, target_sizes=[image.shape[:2]])
+        sizes = {"target_sizes": [image.shape[:2]]}
+        if self.model.config.model_type == "zoedepth":  # it cuts off what it has put around the picture
+            sizes["source_sizes"] = sizes["target_sizes"]
+        found = self.processor.post_process_depth_estimation(outputs, **sizes)
         return found[0]["predicted_depth"].float().cpu().numpy()
+
+
+def _tells_distances(config: Any) -> bool:
+    """Else it is inverse distances that a model of this configuration tells."""
+    if config.model_type == "dpt":  # DINOv2's, for NYU and KITTI, are those with a projection; MiDaS's have none
+        return bool(config.add_projection)
+    return config.model_type in _METRIC or getattr(config, "depth_estimation_type", "relative") == "metric"
 
 
 class Canny:

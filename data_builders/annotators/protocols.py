@@ -89,8 +89,8 @@ class Instructor(Annotator, Protocol):
     def instruct(self, before: np.ndarray, after: np.ndarray, caption: str) -> Instruction:
         """The precise edit from one frame to another of the captioned video (UniReal, section 3.2)."""
 
-    def video_instruction(self, frames: Frames, caption: str) -> VideoInstruction:
-        """A new edit that suits the captioned video, p = VLM(V, c) of Ditto."""
+    def video_instruction(self, frames: Frames, caption: str, seed: int = 0) -> VideoInstruction:
+        """A new edit that suits the captioned video, p = VLM(V, c) of Ditto; seed: another one, another edit."""
 
 
 @runtime_checkable

@@ -60,6 +60,12 @@ _JUDGE = (
 )
 _AS_JSON = "\nAnswer with one JSON object of this schema and nothing else: {schema}"
 _AGAIN = "\nYour last answer could not be used: {problem}"
+# How models begin that decline in words, which would become the caption of the record
+_DECLINES = re.compile(
+    r"(I[’']?m|I am) (sorry|unable|not able)|sorry\b|I (can[’']?t|can ?not)\b|as an AI\b|unfortunately, I\b",
+    re.IGNORECASE,
+)
+_THOUGHTS_END = "</think>"  # of models that think aloud; some chat templates open the thoughts in the question
 
 
 class VisionLanguageAnnotator:
@@ -90,9 +96,9 @@ class VisionLanguageAnnotator:
         answer = self._ask(_INSTRUCT.format(caption=caption), [before, after], _INSTRUCTION)
         return Instruction(answer["instruction"].strip(), answer["reverse"].strip(), _phrases(answer["objects"]))
 
-    def video_instruction(self, frames: Frames, caption: str) -> VideoInstruction:
+    def video_instruction(self, frames: Frames, caption: str, seed: int = 0) -> VideoInstruction:
         images = self._chosen(frames)
-        answer = self._ask(_VIDEO_INSTRUCT.format(count=len(images), caption=caption), images, _VIDEO)
+        answer = self._ask(_VIDEO_INSTRUCT.format(count=len(images), caption=caption), images, _VIDEO, seed)
         return VideoInstruction(**answer)
 
     def judge(self, before: Frames, after: Frames, instruction: str) -> dict[str, float]:
@@ -107,15 +113,19 @@ class VisionLanguageAnnotator:
         count = min(len(images), self.num_frames)
         return [images[round(i)] for i in np.linspace(0, len(images) - 1, count)]
 
-    def _ask(self, question: str, images: Sequence[np.ndarray], schema: dict[str, Any] | None) -> Any:
-        """The checked answer: a string without a schema, else what the JSON holds. Raises Refused."""
+    def _ask(self, question: str, images: Sequence[np.ndarray], schema: dict[str, Any] | None, seed: int = 0) -> Any:
+        """The checked answer: a string without a schema, else what the JSON holds. Raises Refused.
+
+        seed: another one, another answer to the same question.
+        """
         self.counts["asked"] += 1
         text = question if schema is None else question + _AS_JSON.format(schema=json.dumps(schema))
         note = ""
         try:
             for attempt in range(self.attempts):
                 self.counts["retried"] += attempt > 0
-                answer = self.chat.reply(text + note, images, schema, self._seed_for(text, images, attempt))
+                answer = self.chat.reply(text + note, images, schema, self._seed_for(text, images, attempt, seed))
+                answer = answer.rpartition(_THOUGHTS_END)[2]
                 try:
                     return _prose(answer) if schema is None else _parse(answer, schema)
                 except ValueError as error:
@@ -125,9 +135,9 @@ class VisionLanguageAnnotator:
             self.counts["refused"] += 1
             raise
 
-    def _seed_for(self, text: str, images: Sequence[np.ndarray], attempt: int) -> int:
+    def _seed_for(self, text: str, images: Sequence[np.ndarray], attempt: int, seed: int) -> int:
         """From the question itself, so that a build that is run again asks the same, in whatever order."""
-        digest = hashlib.blake2b(f"{self.seed} {attempt} {text}".encode(), digest_size=4)
+        digest = hashlib.blake2b(f"{self.seed + seed} {attempt} {text}".encode(), digest_size=4)
         for image in images:
             digest.update(np.ascontiguousarray(image).data)
         return int.from_bytes(digest.digest()) >> 1
@@ -137,6 +147,8 @@ def _prose(answer: str) -> str:
     words = " ".join(answer.split()).strip('" ')
     if not words:
         raise ValueError("it was empty")
+    if _DECLINES.match(words):
+        raise ValueError(f"it declines, {words[:80]!r}")
     return words
 
 

@@ -60,7 +60,7 @@ def make(view: Footage, studio: Studio, options: VideoEditOptions) -> Iterator[S
     assert studio.depth and studio.generator and studio.judge
     seed = int(view.rng.integers(2**31))
     caption = studio.captioner.caption(view.images)
-    told = studio.instructor.video_instruction(view.images, caption)
+    told = studio.instructor.video_instruction(view.images, caption, seed)
     key = studio.editor.edit(view.first, told.key_frame_instruction, seed)
     depth = studio.depth.depths(view.images)  # on one scale for the clip, or the depth video would flicker
     edited = studio.generator.generate(list(depth), key, told.video_instruction, seed)
@@ -111,6 +111,6 @@ VIDEO_EDIT = VideoBuilder(
     fps=None,
     frames=101,
     # 1 had depth on a scale of its own for each frame, 2 key frames made as squares or without guidance, 3 no result
-    # that was called synthetic
-    version=4,
+    # that was called synthetic, 4 the same instruction in all views of a clip, whatever the seed
+    version=5,
 )

@@ -27,7 +27,9 @@ class CurationConfig:
     min_frames: int = _option(101, "frames of a clip, at least; shorter rests of shots are dropped; Ditto: 101", "N")
     shots: str = _option("adaptive", f"detector of shots: {', '.join(SHOT_DETECTORS)}", "NAME")
     shot_threshold: float | None = _option(None, "of the detector; default: its authors'", "X")
-    min_shot_seconds: float = _option(0.6, "PySceneDetect's detectors find no shorter shots; theirs: 0.6", "S")
+    min_shot_seconds: float = _option(
+        0.0, "PySceneDetect's detectors join shorter shots to the next one, cut and all; theirs: 0.6", "S"
+    )
     min_motion: float = _option(15.0, "pixels a frame, of 1280x720 at 20 frames a second; Ditto: 15", "PX")
     max_similarity: float = _option(0.85, "cosine above which the later of two clips is dropped; Ditto: 0.85", "C")
     static_motion: float = _option(STATIC_MOTION, "up to so many pixels a frame, clips.jsonl says static; ours", "PX")

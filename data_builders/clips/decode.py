@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 EARLY = 1e-3  # seconds: times are rounded to the file's time base, so a frame may come this much early
 _MAX_PIXELS = 1 << 27
+# Containers that do not tell of every frame when it is shown: FFmpeg guesses, wrongly for a while after a jump
+_GUESSED, _GUESSING = ("avi", "mpeg"), 2.0  # seconds; a program stream of MPEG is to tell it every 0.7
 
 
 class BadVideo(ValueError):  # noqa: N818  (a file, not a mistake of the program)
@@ -50,7 +52,7 @@ def open_video(path: str | Path, start: float = 0.0, fast: bool = False) -> Iter
                 yield stream, decoded
                 return
     with _open(path, fast) as (container, stream):
-        yield stream, _decode(container, stream)
+        yield stream, _decode(container, stream, _Clock(stream))
 
 
 @contextmanager
@@ -87,23 +89,31 @@ def _seek(container: InputContainer, stream: VideoStream, start: float) -> Decod
     """The frames from the key frame before `start`; None if the file has to be decoded from its beginning."""
     import av
 
-    if stream.start_time is None or container.format.name == "gif":  # every frame of a GIF builds on the one before
+    kind, clock = container.format.name, _Clock(stream)
+    if stream.start_time is None or kind == "gif":  # every frame of a GIF builds on the one before
         return None
+    guessed = kind in _GUESSED
+    target = max(0.0, start - _GUESSING) if guessed else start
     try:
-        container.seek(stream.start_time + int(start / _unit(stream)), stream=stream)
-        decoded = _decode(container, stream)
+        container.seek(stream.start_time + int(target / _unit(stream)), stream=stream)
+        decoded = _decode(container, stream, clock)
         first = next(decoded, None)
+        if first is None or first[1] is None or first[1].pts is None or not first[1].key_frame:
+            return None
+        while guessed and first[0] <= start + EARLY and (following := next(decoded, None)):
+            if kind == "mpeg" and clock.went_back:  # it was guessed too late, and all after it are late
+                return None
+            if following[0] > start + EARLY:
+                return itertools.chain([first, following], decoded)
+            first = following
     except (av.FFmpegError, BadVideo):
         return None
-    if first is None or first[1] is None or first[1].pts is None or not first[1].key_frame or first[0] > start + EARLY:
-        return None
-    return itertools.chain([first], decoded)
+    return None if first[0] > start + EARLY else itertools.chain([first], decoded)
 
 
-def _decode(container: InputContainer, stream: VideoStream) -> Decoded:
+def _decode(container: InputContainer, stream: VideoStream, clock: _Clock) -> Decoded:
     import av
 
-    clock = _Clock(stream)
     packets = container.demux(stream)
     damaged = True  # without the key frame that they build on, frames are not what they were
     while True:
@@ -127,13 +137,13 @@ def _decode(container: InputContainer, stream: VideoStream) -> Decoded:
 
 
 class _Clock:
-    """Seconds of frames from the start of the stream, in order."""
+    """Seconds of frames from the start of the stream, in order. went_back: whether a time stamp did not grow."""
 
     _BACK = 5  # frames: by so many, time stamps may jump back before nothing can be made of them
 
     def __init__(self, stream: VideoStream):
         self._origin = None if stream.start_time is None else float(stream.start_time * _unit(stream))
-        self._spacing, self._last = 1 / rate_of(stream), -math.inf
+        self._spacing, self._last, self.went_back = 1 / rate_of(stream), -math.inf, False
 
     def next(self) -> float:
         """When the next frame is due."""
@@ -148,6 +158,7 @@ class _Clock:
             seconds = max(frame.time - self._origin, 0.0)
         if seconds < self._last - self._BACK * self._spacing:
             raise BadVideo(f"has time stamps that jump back, from {self._last:.2f} s to {seconds:.2f} s")
+        self.went_back |= seconds <= self._last
         self._last = seconds if seconds > self._last else self.next()
         return self._last
 

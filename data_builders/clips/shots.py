@@ -28,22 +28,40 @@ class ShotDetector(Protocol):
 
 
 class SceneDetectShots:
-    """PySceneDetect's detectors. detector: a new scenedetect.SceneDetector, which wants frames at `fps` a second."""
+    """PySceneDetect's detectors. detector: a new scenedetect.SceneDetector, which wants frames at `fps` a second.
+
+    The first and the last frame are shown to it a few times more: AdaptiveDetector judges a frame by those around it,
+    and videos that were cut out of longer ones often begin or end with a frame of another shot.
+    """
+
+    _AROUND = 2  # frames before and after
 
     def __init__(self, detector: Any, fps: float):
         from scenedetect import FrameTimecode
 
-        self._detector, self._rate, self._count = detector, Fraction(fps).limit_denominator(1001), 0
+        self._detector, self._rate = detector, Fraction(fps).limit_denominator(1001)
+        self._shown, self._last = -self._AROUND, np.zeros(0)
         self._timecode = FrameTimecode
 
     def push(self, picture: np.ndarray) -> list[int]:
-        time = self._timecode(self._count, self._rate)
-        self._count += 1
-        return [cut.frame_num for cut in self._detector.process_frame(time, picture)]
+        cuts: list[int] = []
+        while self._shown < 0:
+            cuts += self._show(picture)
+        self._last = picture
+        return cuts + self._show(picture)
 
     def finish(self) -> list[int]:
-        time = self._timecode(max(self._count - 1, 0), self._rate)
-        return [cut.frame_num for cut in self._detector.post_process(time)]
+        count, cuts = max(self._shown, 0), list[int]()
+        for _ in range(self._AROUND * (count > 0)):
+            cuts += self._show(self._last)
+        found = self._detector.post_process(self._timecode(self._shown + self._AROUND, self._rate))
+        cuts += [cut.frame_num - self._AROUND for cut in found]
+        return [cut for cut in cuts if cut < count]
+
+    def _show(self, picture: np.ndarray) -> list[int]:
+        time = self._timecode(self._shown + self._AROUND, self._rate)
+        self._shown += 1
+        return [cut.frame_num - self._AROUND for cut in self._detector.process_frame(time, picture)]
 
 
 class TransNetShots:
@@ -58,7 +76,7 @@ class TransNetShots:
     def __init__(self, model: torch.nn.Module, threshold: float = 0.5):
         self._model, self._threshold = model, threshold
         self._frames: list[np.ndarray] = []  # those of the next window, RGB
-        self._judged, self._pushed, self._inside, self._last_cut = 0, 0, False, 1
+        self._judged, self._pushed, self._inside, self._last_cut = 0, 0, False, 0
 
     def push(self, picture: np.ndarray) -> list[int]:
         import cv2
@@ -132,7 +150,8 @@ def detector_factory(
     """Makes the detector for a video of so many frames a second; a network is loaded once, here.
 
     name: one of SHOT_DETECTORS; threshold: None for that of the detector's authors; min_seconds: PySceneDetect's
-    detectors give no shorter shot. Raises ValueError for an unknown name or a missing package.
+    detectors give no shorter shot, and join it to the next one. Raises ValueError for an unknown name or a missing
+    package.
     """
     if name not in _THRESHOLDS:
         raise ValueError(f"unknown shot detector {name!r}; choose from: {', '.join(_THRESHOLDS)}")

@@ -27,8 +27,9 @@ from unireal.sample import Sample
 _VERSION = 3
 _BATCH_ROWS = 16  # of Parquet that are in memory at a time, with their pictures
 _WHITE, _OPAQUE = 250, 128
-# Of files and folders, as the hub names them: data/dev-00000-of-00004.parquet, default/test/0000.parquet
-_HELD_OUT = re.compile(r"(dev|val|valid|validation|test[AB]?)(?![A-Za-z])", re.IGNORECASE)
+# Of files and folders, as the hub names them: data/dev-00000-of-00004.parquet, default/test/0000.parquet, and
+# default/partial-test/0000.parquet where it has converted a part of a large set
+_HELD_OUT = re.compile(r"(?:partial-)?(dev|val|valid|validation|test[AB]?)(?![A-Za-z])", re.IGNORECASE)
 
 
 @dataclass(frozen=True)

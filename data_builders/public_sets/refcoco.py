@@ -27,6 +27,7 @@ def refcoco(folder: Path) -> Iterator[Item]:
     that evaluation measures, and are not read.
     JSON: of refs(unc).json, grefs(unc).json, ... the entries of split "train" (ann_id, image_id, sentences[].sent);
     instances.json in COCO's format beside it; photos under their file_name at any depth of the folder, or of train2014.
+    Entries whose photo is of another split in any of the files are bad: RefCOCOg trains on photos that RefCOCO tests.
     COCO's coordinates, and what "left" means to who wrote the expressions, are those of the photos as they are stored,
     whatever their EXIF data say.
     The original refs(unc).p are pickles, which can run any program when they are read; they are not read here, and the
@@ -34,8 +35,11 @@ def refcoco(folder: Path) -> Iterator[Item]:
     """
     found = sorted(path for path in folder.rglob("*refs(*).json"))
     if found:
+        held_out: dict[str, str] = {}
         for path in found:
-            yield from _json_items(folder, path)
+            held_out |= _held_out_photos(path)
+        for path in found:
+            yield from _json_items(folder, path, held_out)
         return
     if pickles := sorted(folder.rglob("refs(*).p")):
         name = str(pickles[0].with_suffix(""))
@@ -55,7 +59,8 @@ def _row(row: dict[str, Any]) -> Sequence[Sample]:
     return _samples(image, mask, row["answer"], {"image": row.get("file_name")})
 
 
-def _json_items(folder: Path, path: Path) -> Iterator[Item]:
+def _read(path: Path) -> tuple[list[Any], dict[Any, Any], dict[Any, Any]]:
+    """The entries of one file, and annotations and photos by their ids."""
     instances = path.with_name("instances.json")
     if not instances.is_file():
         raise ValueError(f"{path.parent} has no instances.json beside {path.name}; both come in the same archive")
@@ -67,16 +72,36 @@ def _json_items(folder: Path, path: Path) -> Iterator[Item]:
         photos = {photo["id"]: photo for photo in told["images"]}
     except (KeyError, TypeError) as error:
         raise ValueError(f"{instances} is not in COCO's format ({error!r})") from error
+    return entries, annotations, photos
+
+
+def _held_out_photos(path: Path) -> dict[str, str]:
+    """The names of the photos that splits other than "train" have, and a split that has it."""
+    entries, _, photos = _read(path)
+    found: dict[str, str] = {}
+    for entry in entries:
+        try:
+            if entry["split"] != "train":
+                found[photos[entry["image_id"]]["file_name"]] = f"{entry['split']!r} of {path.parent.name}/{path.name}"
+        except (KeyError, TypeError):
+            continue  # nothing is measured with it
+    return found
+
+
+def _json_items(folder: Path, path: Path, held_out: dict[str, str]) -> Iterator[Item]:
+    entries, annotations, photos = _read(path)
     files = {file.name: file for file in folder.rglob("*.jpg")}
     for number, entry in enumerate(entries):
         where = f"{path.relative_to(folder)}:{number}"
         if not isinstance(entry, dict):
             yield bad_item(where, f"an entry is an object, got {entry!r}")
         elif entry.get("split") == "train":
-            yield Item(where, partial(_entry, entry, annotations, photos, files))
+            yield Item(where, partial(_entry, entry, annotations, photos, files, held_out))
 
 
-def _entry(entry: dict, annotations: dict, photos: dict, files: dict[str, Path]) -> Sequence[Sample]:
+def _entry(
+    entry: dict, annotations: dict, photos: dict, files: dict[str, Path], held_out: dict[str, str]
+) -> Sequence[Sample]:
     try:
         photo = photos[entry["image_id"]]
         # gRefCOCO: several objects for one expression, or none ([-1])
@@ -86,6 +111,8 @@ def _entry(entry: dict, annotations: dict, photos: dict, files: dict[str, Path])
         expressions = [sentence["sent"] for sentence in entry["sentences"]]
     except (KeyError, TypeError) as error:
         raise ValueError(f"no {error} in the annotations") from error
+    if name in held_out:
+        raise ValueError(f"photo {name} is of split {held_out[name]} too, which evaluation measures")
     image = load_picture(files.get(name, inside(Path(), name)), "photo", upright=False)
     if image.shape[:2] != size:
         raise ValueError(f"{name} is {image.shape[1]}x{image.shape[0]} pixels, instances.json says {size[1]}x{size[0]}")

@@ -124,8 +124,8 @@ class Oracle:
         there, back = (f"Make the {a.name} {b.color}." for a, b in ((old, new), (new, old)))
         return Instruction(there, back, (f"the {old.name}",))
 
-    def video_instruction(self, frames: Frames, caption: str) -> VideoInstruction:
-        """The recolouring that `edited` shows."""
+    def video_instruction(self, frames: Frames, caption: str, seed: int = 0) -> VideoInstruction:
+        """The recolouring that `edited` shows, whatever the seed."""
         old, new = recolouring(self.find_all(frames)[0].video)
         order = f"Make the {old.name} {new.color}"
         return VideoInstruction(f"{order}.", f"{order} in the whole video.", "local")

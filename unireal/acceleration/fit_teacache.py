@@ -68,11 +68,17 @@ class _Recording(Skipping):
 
 
 def record(
-    parts: Components, recipes: list[str], num_samples: int, num_steps: int, guidance: Guidance, size: tuple[int, int]
+    parts: Components,
+    scheduler: FlowMatchEulerDiscreteScheduler,
+    recipes: list[str],
+    num_samples: int,
+    num_steps: int,
+    guidance: Guidance,
+    size: tuple[int, int],
 ) -> np.ndarray:
     """Pairs float64 (n, 2) of num_samples samples that go through the recipes in turn."""
     recorder = Recorder()
-    plugins, scheduler = accelerations(recorder), FlowMatchEulerDiscreteScheduler()
+    plugins = accelerations(recorder)
     for number in tqdm(range(num_samples), desc="sampling"):
         sample = world_sample(recipes[number % len(recipes)], FIRST_SEED + number, size)
         given, noise = prepare(parts, [sample], number)
@@ -99,10 +105,10 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         guidance, size = Guidance(options.guidance, options.image_guidance), (options.size, options.size)
-        parts = load_parts(options.model, usable_device(options.device))
+        parts, scheduler = load_parts(options.model, usable_device(options.device))
         if options.output:
             check_writable(options.output)
-        pairs = record(parts, options.recipes, options.samples, options.steps, guidance, size)
+        pairs = record(parts, scheduler, options.recipes, options.samples, options.steps, guidance, size)
         polynomial, explained = fit(pairs, options.degree)
         report = {
             "model": options.model,
@@ -111,6 +117,7 @@ def main(arguments: list[str] | None = None) -> int:
             "pairs": len(pairs),
             "input_change": [float(pairs[:, 0].min()), float(pairs[:, 0].max())],
             "steps": options.steps,
+            "shift": scheduler.config.shift,
         }
         print(json.dumps(report, indent=2))
         if options.output:

@@ -9,6 +9,7 @@ from typing import Any, cast
 from weakref import finalize
 
 import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -23,20 +24,22 @@ from unireal.pipeline import UniRealPipeline
 from unireal.sample import Sample
 
 
-def load_parts(model: str, device: str = "cpu", seed: int = 0) -> Components:
-    """The parts of a saved model, or of a named size that works on pixels with random weights.
+def load_parts(model: str, device: str = "cpu", seed: int = 0) -> tuple[Components, FlowMatchEulerDiscreteScheduler]:
+    """The parts of a saved model and its scheduler, whose times are those that it is used at; or those of a named size
+    that works on pixels, with random weights.
 
     Raises ValueError for a name that is neither.
     """
     if model in MODELS and MODELS[model].vae is None:
-        parts = build(get_model(model), [], seed)
+        parts, scheduler = build(get_model(model), [], seed), FlowMatchEulerDiscreteScheduler()
         randomize(parts.transformer, seed)
     else:
-        parts = UniRealPipeline.from_pretrained(model).as_components()
+        pipeline = UniRealPipeline.from_pretrained(model)
+        parts, scheduler = pipeline.as_components(), pipeline.scheduler
     for part in (parts.transformer, parts.text_encoder, parts.vae):
         if part is not None:
             part.to(device)
-    return parts
+    return parts, scheduler
 
 
 @torch.no_grad()

@@ -25,7 +25,7 @@ from unireal.data.records import ParquetSamples
 from unireal.files import replacing
 from unireal.prompts import join
 from unireal.sample import Batch, Role, Sample
-from unireal.transforms import role_indices
+from unireal.transforms import changed_regions, role_indices
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -115,7 +115,6 @@ def collate_encoded(samples: Sequence[EncodedSample]) -> Batch:
     prompts = [join(s.context, s.instruction) for s in samples]
     texts = [s.texts[prompt] for s, prompt in zip(samples, prompts, strict=True)]
     length = max(len(t.mask) for t in texts)
-    changed = [np.ones(s.results[0].size) if s.mask is None else s.mask for s in samples]
 
     def padded(arrays: list[np.ndarray]) -> torch.Tensor:
         rows = [np.pad(a, ((0, length - len(a)), *[(0, 0)] * (a.ndim - 1))) for a in arrays]
@@ -129,7 +128,7 @@ def collate_encoded(samples: Sequence[EncodedSample]) -> Batch:
         inputs=stacked("inputs"),
         results=stacked("results"),
         roles=role_indices(samples),
-        changed=torch.from_numpy(np.stack(changed)).float()[:, None],
+        changed=changed_regions(samples),
         prompts=prompts,
         tasks=[s.task for s in samples],
         sources=[s.source for s in samples],

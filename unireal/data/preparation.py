@@ -36,11 +36,11 @@ class DataConfig:
     seed: int = 0
     """Of the order of samples and of what is dropped."""
     text_dropout: float = 0.05
-    """Share of samples without instruction and context prompt."""
+    """Share of samples without instruction and context prompt, of those that keep their input frames."""
     input_dropout: float = 0.02
-    """Share of samples without input frames."""
+    """Share of samples with input frames that lose them and the text: what image guidance leads away from."""
     context_dropout: float = 0.1
-    """Share of samples without context prompt alone."""
+    """Share of samples without context prompt alone, of those that keep their instruction."""
     side: int = 0
     """Frames are scaled to about side x side pixels in their own proportions; 0 leaves them as they are."""
     multiple: int = 16
@@ -98,11 +98,12 @@ def prepared(sample: Sample, number: int, step: float, config: DataConfig) -> Sa
         sample = without_scaffold(sample)
     if config.side:
         sample = fitted(sample, config.side, config.multiple)
+    if sample.inputs and without_inputs < config.input_dropout:
+        # no branch of guidance reads a text without the frames that it speaks of
+        return replace(sample, instruction="", context="", inputs=())
     if without_text < config.text_dropout:
-        sample = replace(sample, instruction="", context="")
-    elif without_context < config.context_dropout:
-        sample = replace(sample, context="")
-    return replace(sample, inputs=()) if without_inputs < config.input_dropout else sample
+        return replace(sample, instruction="", context="")
+    return replace(sample, context="") if without_context < config.context_dropout else sample
 
 
 def value_at(step: float, points: Sequence[tuple[int, float]]) -> float:

@@ -77,12 +77,15 @@ def metrics_of(items: Sequence[ItemResult]) -> list[str]:
 def scores_of(items: Sequence[ItemResult], metric: str) -> dict[str, list[float | None]]:
     """System ("model", "copy", ...) -> the metric of every item of which it is measured, None where there is none.
 
-    Baselines that never have the metric are left out.
+    A baseline has none where the model has none, since its mean is to be looked at beside the model's. Baselines that
+    never have the metric are left out.
     """
     items = [item for item in items if metric in item.scores]
     systems = list(dict.fromkeys(name for item in items for name in item.baselines))
     found = {MODEL: [item.scores.get(metric) for item in items]}
-    found |= {name: [i.baselines[name].get(metric) for i in items if name in i.baselines] for name in systems}
+    for name in systems:
+        beside = ((item.baselines[name].get(metric), item.scores[metric]) for item in items if name in item.baselines)
+        found[name] = [None if ours is None else theirs for theirs, ours in beside]
     return {name: scores for name, scores in found.items() if name == MODEL or any(s is not None for s in scores)}
 
 

@@ -30,6 +30,7 @@ BY: dict[str, Tags] = {
     "category": categories,
 }
 _SAME = ("backbone", "reference", "resolution", "unit", "better")
+_ASKED = ("benchmark", "split", "world version", "first seed")  # settings that make items of one id other ones
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,10 @@ def compare(
     """The comparisons, and notes on what cannot be compared.
 
     metrics: names, all common ones if empty. tags: what items are grouped by, beside all of them together.
-    Raises ValueError if the runs have no items or metrics in common, or ask for different things under the same id.
+    Raises ValueError if the runs have no items or metrics in common, or ask for different things under the same id, as
+    runs of different benchmarks do.
     """
+    asked = _asked(a, b)
     pairs = _pairs(a, b)
     known = [m for m in metrics_of([x for x, _ in pairs]) if m in metrics_of([y for _, y in pairs])]
     wanted = [lookup({name: name for name in known}, metric, "common metric") for metric in metrics] or known
@@ -92,7 +95,17 @@ def compare(
         rows += [_compare(metric, g, better, members, confidence, resamples, seed) for g, members in groups.items()]
     if not rows:
         raise ValueError("; ".join(notes) or f"{a.path} and {b.path} have no metric in common; score both alike")
-    return rows, notes
+    return rows, [asked, *notes] if asked else notes
+
+
+def _asked(a: RunFolder, b: RunFolder) -> str:
+    """A note if the runs are of other splits or scenes, else "". Raises ValueError for runs of different benchmarks."""
+    mine, other = (run.settings() for run in (a, b))
+    differ = [key for key in _ASKED if key in mine and key in other and mine[key] != other[key]]
+    what = ", ".join(f"{key} {mine[key]!r} and {other[key]!r}" for key in differ)
+    if "benchmark" in differ:
+        raise ValueError(f"{a.path} and {b.path} are runs of {what}; compare runs of one benchmark")
+    return f"the runs have {what}: what has the same id may be another item" if differ else ""
 
 
 def _pairs(a: RunFolder, b: RunFolder) -> list[tuple[ItemResult, ItemResult]]:

@@ -19,6 +19,7 @@ from unireal.evaluation.results import Item, Load, RunFolder, check_texts, save_
 from unireal.transforms import load_image
 
 FAILURES = "failures.json"
+OF_SCORES = ("limit", "versions")  # what settings.json holds besides how the pictures were made
 VIDEO_SUFFIXES = (".mp4", ".webm", ".mov", ".avi", ".mkv", ".gif")
 
 
@@ -82,12 +83,18 @@ def complete(item: Item, run: RunFolder) -> bool:
     return run.image(item.id).exists() or run.image(item.id).with_suffix(".npy").exists()
 
 
-def check_settings(run: RunFolder, settings: dict[str, Any]) -> None:
-    """Raises ValueError if the folder holds another run."""
+def check_settings(run: RunFolder, settings: dict[str, Any], some: bool = False) -> None:
+    """Raises ValueError if the folder holds another run: also for a setting that only one of both was given.
+
+    some: these are not all of its settings, as where pictures are only scored.
+    """
     known = run.settings()
-    different = [key for key, value in settings.items() if key in known and known[key] != value]
-    if known and (different or not settings.keys() <= known.keys()):
-        what = ", ".join(f"{key} {known.get(key)!r}" for key in (different or settings.keys() - known.keys()))
+    if not known:
+        return
+    keys = [*settings, *(key for key in known if key not in settings and key not in OF_SCORES and not some)]
+    different = [key for key in keys if key not in known or key not in settings or known[key] != settings[key]]
+    if different:
+        what = ", ".join(f"{key} {known.get(key)!r}" for key in different)
         raise ValueError(f"{run.path} holds a run of other settings ({what}); give another --output")
 
 

@@ -111,7 +111,7 @@ def _made(
             raise ValueError(f"--images {str(options.images)!r} is not a folder")
         adopt(items, options.images, folder, settings)
     elif options.score_only:
-        check_settings(folder, settings)
+        check_settings(folder, settings, some=True)
     else:
         generate(items, _model(options), folder, settings, options.seed or 0)
     made = sum(complete(item, folder) for item in items)

@@ -82,7 +82,8 @@ _HEAD = ["metric", "group", "better", "n", "failures", "value", "s.e.", "copy", 
 
 
 def to_markdown(title: str, rows: Sequence[SummaryRow], settings: dict[str, Any], left_out: Sequence[str] = ()) -> str:
-    """One table per filter, with the copy baseline beside every value. left_out: metrics without captions."""
+    """One table per filter, with the copy baseline beside every value, and its n where that is another one: it has a
+    score where the model failed, too. left_out: metrics without captions."""
     facts = [f"{key} {_plain(value)}" for key, value in settings.items() if value is not None]
     text = f"# {title}\n\n{', '.join(facts)}\n"
     if left_out:
@@ -95,7 +96,9 @@ def to_markdown(title: str, rows: Sequence[SummaryRow], settings: dict[str, Any]
         for row in shown:
             if row.filter == wanted:
                 beside = copies.get(_key(row))
-                numbers = [_number(row.value), _number(row.standard_error), _number(beside.value if beside else None)]
+                copied = _number(beside.value if beside else None)
+                copied += f" (n {beside.n})" if beside and beside.n != row.n else ""
+                numbers = [_number(row.value), _number(row.standard_error), copied]
                 counts = [row.metric, row.group, row.better, str(row.n), str(row.failures)]
                 table.append([*counts, *numbers, row.backbone, row.reference, row.resolution])
         text += f"\n## {heading}\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in table)

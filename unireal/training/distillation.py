@@ -92,9 +92,9 @@ class Distilled(Objective):
             span = (t - end).view(-1, 1, 1, 1)
             targets = [(x - at_end) / span for x, at_end in zip(noisy, ends, strict=True)]
         losses = []
-        for i, (prediction, x_t, v) in enumerate(zip(predict(noisy, t), noisy, targets, strict=True)):
+        for prediction, x_t, v, weight in zip(predict(noisy, t), noisy, targets, step.weight, strict=True):
             clean = x_t - t.view(-1, 1, 1, 1) * v
-            losses.append(flow_loss(prediction, x_t, clean, clean + v, t, kind, step.weight if i == 0 else None))
+            losses.append(flow_loss(prediction, x_t, clean, clean + v, t, kind, weight))
         return torch.stack(losses).mean(dim=0)  # (B,)
 
     def _taught(self, step: Step, noisy: Frames, t: torch.Tensor) -> Frames:

@@ -25,8 +25,8 @@ from unireal.training.attention_warmup import weighted
 @dataclass
 class Step:
     """A batch as the objective takes it, all tensors on one device: latents, noise, times, and the text as tokens, or
-    as features if the text encoder is frozen. batch: what it was made of. reference_weight: how many times as much
-    reference frames weigh in attention as the text."""
+    as features if the text encoder is frozen. weight: of the pixels of the R results, (B, 1, h, w) each. batch: what it
+    was made of. reference_weight: how many times as much reference frames weigh in attention as the text."""
 
     condition: list[torch.Tensor]
     clean: list[torch.Tensor]
@@ -34,7 +34,7 @@ class Step:
     t: torch.Tensor
     roles: torch.Tensor
     text: dict[str, torch.Tensor] | TextFeatures
-    weight: torch.Tensor
+    weight: list[torch.Tensor]
     batch: Batch | None = None
     reference_weight: float = 1.0
 
@@ -62,8 +62,8 @@ def prepare_step(
         return (frame if batch.text is not None else components.codec.encode(frame)).float()
 
     clean = [encode(frame) for frame in batch.results]
-    changed = pad_to_multiple(batch.changed.to(device), components.codec.multiple)  # as the frames are
-    changed = adaptive_max_pool2d(changed, clean[0].shape[-2:])  # (B, 1, h, w)
+    padded = [pad_to_multiple(x.to(device), components.codec.multiple) for x in batch.changed]  # as the frames are
+    changed = [adaptive_max_pool2d(x, latent.shape[-2:]) for x, latent in zip(padded, clean, strict=True)]
     return Step(
         condition=[encode(frame) for frame in batch.inputs],
         clean=clean,
@@ -71,7 +71,7 @@ def prepare_step(
         t=t.to(device),
         roles=batch.roles.to(device),
         text=_text(batch, components, device),
-        weight=1 + (changed_weight - 1) * changed,
+        weight=[1 + (changed_weight - 1) * x for x in changed],
         batch=batch,
     )
 
@@ -109,8 +109,8 @@ class Objective(nn.Module):
     def flow_losses(self, step: Step, noisy: list[torch.Tensor], predictions: list[torch.Tensor]) -> torch.Tensor:
         kind = self._frozen[0].transformer.config.prediction_type
         losses = [
-            flow_loss(p, x_t, x, e, step.t, kind, step.weight if x.shape[-2:] == step.weight.shape[-2:] else None)
-            for p, x_t, x, e in zip(predictions, noisy, step.clean, step.noise, strict=True)
+            flow_loss(p, x_t, x, e, step.t, kind, weight)
+            for p, x_t, x, e, weight in zip(predictions, noisy, step.clean, step.noise, step.weight, strict=True)
         ]
         return torch.stack(losses).mean(dim=0)  # (B,)
 

@@ -1,7 +1,7 @@
 """Teaches the tiny T5, from text alone, which words belong to one thing, before or between trainings with images.
 
     python -m unireal.training.phrases --model tiny --output runs/phrases
-    python train.py tiny --model runs/phrases/model
+    python train.py tiny --model runs/phrases/model --optimizer.text-lr 1e-6
 
 A small T5 that is trained with images reads captions as sets of words: both things of "a red cross and a blue star"
 get the same mixed colour (docs/training-log.md). Large ones have learned from text what goes together; here it is

@@ -21,7 +21,7 @@ from unireal.prompts import join
 from unireal.training.checkpoint import complete_checkpoints, read_state
 
 _VOCABULARY_SAMPLES = 4000
-_KEPT = ("native_size", "default_steps", "default_guidance", "default_image_guidance")
+_KEPT = ("native_size", "asset_scale", "default_steps", "default_guidance", "default_image_guidance")
 
 
 @dataclass
@@ -50,10 +50,10 @@ def load_start(config: TrainConfig, output: Path) -> Start:
                 f"lora.rank trains an adapter alone, and the fresh model {config.model!r} below it would be lost; give "
                 "--model a trained one, such as unireal-tiny"
             )
-        size = MODELS[config.model].native_size
+        trained_at = {key: getattr(MODELS[config.model], key) for key in ("native_size", "asset_scale")}
         words = _known_words(output) or vocabulary(config)
         components = build(MODELS[config.model], words, config.seed)
-        return Start(components, {"shift": config.time_of(-1).shift, "native_size": size}, words=words)
+        return Start(components, {"shift": config.time_of(-1).shift} | trained_at, words=words)
     if config.model in MODELS and not Path(config.model).is_dir():
         raise ValueError(
             f"precomputed data goes with the model that made it; give its folder, not the size {config.model!r}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -74,13 +75,19 @@ def read_ditto(root: Path, split: str) -> list[Item]:
 
 
 def video_frames(path: Path) -> list[Load]:
-    """The frames, uint8 (H, W, 3), of a folder of pictures or of a video file, which is decoded when needed."""
+    """The frames, uint8 (H, W, 3), of a folder of pictures, by the numbers in their names, or of a video file, which is
+    decoded when needed."""
     if path.is_dir():
-        files = sorted(p for p in path.iterdir() if p.suffix.lower() in sources.SUFFIXES)
+        files = sorted((p for p in path.iterdir() if p.suffix.lower() in sources.SUFFIXES), key=_numbered)
         return [sources.picture_file(file, "frame") for file in files]
     if not path.is_file():
         raise ValueError(f"{path} is neither a video nor a folder of frames")
     return [partial(_frame, path, number) for number in range(_length(path))]
+
+
+def _numbered(path: Path) -> list[str | int]:
+    """A key by which frame_2 comes before frame_10."""
+    return [int(part) if i % 2 else part for i, part in enumerate(re.split(r"(\d+)", path.name))]
 
 
 def _frame(path: Path, number: int) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from pathlib import Path
 from threading import Lock
 from typing import Any
 
@@ -11,6 +12,7 @@ from PIL import Image
 
 from unireal.arguments import usable_device
 from unireal.evaluation.judge.replies import Budget, Reply
+from unireal.model.folder import fingerprint
 
 
 class LocalVLM:
@@ -35,7 +37,9 @@ class LocalVLM:
         commit = getattr(self._model.config, "_commit_hash", None)
         self.model = f"{name}@{commit}" if commit else str(name)
         self.budget = budget or Budget()
-        self.settings = {"local": True, "max_tokens": max_reply, "dtype": str(self._model.dtype)}
+        self.settings: dict[str, Any] = {"local": True, "max_tokens": max_reply, "dtype": str(self._model.dtype)}
+        if Path(name).is_dir():  # whose content may change
+            self.settings["weights"] = fingerprint(Path(name), "*.safetensors", "*.json", "*.jinja")
         self._lock = Lock()
 
     def ask(self, text: str, pictures: Sequence[bytes]) -> Reply:
