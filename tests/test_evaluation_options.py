@@ -81,7 +81,8 @@ def test_what_would_not_be_read_is_refused(arguments, message, data, tmp_path, c
 
 
 def test_photographs_that_are_not_installed_are_told_before_any_work(tmp_path, capsys, monkeypatch):
-    render._photo.cache_clear()
+    for kept in (render._photo, render._background):
+        kept.cache_clear()
     monkeypatch.setitem(sys.modules, "skimage", None)  # its import fails
     output = tmp_path / "out"
     assert main(["world", "--baseline", "copy", "--only", "remove", "--limit", "1", "--output", str(output)]) == 2
