@@ -203,7 +203,7 @@ _WORLD, _POOL = "data_builders.world.stream:WorldStream", "data_builders.world.e
 
 _TINY = TrainConfig(
     model="tiny",
-    data=DataConfig(sources=(Source(_WORLD, options={"photo_share": 0.08}),), batch_size=16),
+    data=DataConfig(sources=(Source(_WORLD, options={"photo_share": 0.08, "tint_share": 0.4}),), batch_size=16),
     time=TimeSampling(std=1.2, shift=6.0),  # docs/training-log.md
     optimizer=OptimizerConfig(lr=2e-3, muon_lr=0.02, text_lr=3e-4, warmup=40, decay=2000, ema=0.998),
     steps=8000,
