@@ -49,13 +49,14 @@ def instruction_for(spec: TaskSpec, prompt: str, kind: str | None = None) -> str
     """The instruction that a task makes of what the user typed.
 
     A bare phrase is put into the task's template ("the red star" -> "Segment the red star."); a prompt that already
-    starts like the template is left as it is. Raises ValueError if the task needs a prompt and got none.
+    starts like the template is left as it is. The task's own prompt is not said twice where the user typed it. Raises
+    ValueError if the task needs a prompt and got none.
     """
-    prompt = prompt.strip()
-    if not prompt:
-        if spec.default_prompt is None:
-            raise ValueError(f"task {spec.name!r} needs a prompt, for example: --prompt {spec.example!r}")
-        return spec.default_prompt
+    prompt, usual = prompt.strip(), spec.default_prompt
+    if not prompt and usual is None:
+        raise ValueError(f"task {spec.name!r} needs a prompt, for example: --prompt {spec.example!r}")
+    if usual is not None and (not prompt or prompt.strip(" .").lower() == usual.strip(" .").lower()):
+        return usual
     head = re.split(r"[{]", spec.template)[0].strip().lower()
     if head and prompt.lower().startswith(head):
         return prompt

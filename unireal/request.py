@@ -7,12 +7,21 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
-from PIL import Image
 
 from unireal.prompts import check_referring, instruction_for, join
 from unireal.sample import Frame, Role, Sample
 from unireal.tasks import CONTROL_KINDS, TASKS, TaskSpec, get_task
-from unireal.transforms import as_frame, erase, expand, load_image, mask_image, resized, threshold
+from unireal.transforms import (
+    as_frame,
+    continued,
+    erase,
+    expand,
+    load_image,
+    mask_image,
+    resize_around,
+    resized,
+    threshold,
+)
 
 MAX_SIDE = 2048  # pixels
 MAX_RESULTS = 64  # of one call
@@ -89,7 +98,7 @@ class Request:
         frames, mask = self._frames(spec)
         size = self._size(spec, frames, native_size)
         if spec.prepare == "erase" and mask is not None and frames[0].size != size:
-            frames[0] = replace(frames[0], image=_resized_around(frames[0].image, mask, size))
+            frames[0] = replace(frames[0], image=resize_around(frames[0].image, mask, size))
         frames = [self._at_size(f, size, asset_scale) for f in frames]
         original = frames[0].image if frames else None
         if mask is not None and mask.shape != size:
@@ -99,7 +108,7 @@ class Request:
         low, high = spec.num_results
         joint = len(self.video) or min(self.num_results or low, high)
         kind = self.control[0][0] if self.control else None
-        instruction = instruction_for(spec, "" if self._is_usual(spec) else self.prompt, kind)
+        instruction = instruction_for(spec, self.prompt, kind)
         check_referring(instruction, len(frames), joint)
         context = spec.context if self.context is None else self.context
         join(context, instruction)  # raises for an unknown keyword
@@ -107,7 +116,7 @@ class Request:
         sample = Sample(spec.name, instruction, context, tuple(frames), (blank,) * joint)
         if not spec.paste_back or original is None or mask is None:
             return sample, None
-        return sample, Paste(original if spec.prepare is None else _continued(original, mask), mask)
+        return sample, Paste(original if spec.prepare is None else continued(original, mask), mask)
 
     @property
     def variants(self) -> int:
@@ -115,11 +124,6 @@ class Request:
         spec = get_task(self.task)
         count = spec.num_results[0] if self.num_results is None else self.num_results
         return count if spec.num_results[1] == 1 else 1
-
-    def _is_usual(self, spec: TaskSpec) -> bool:
-        """Whether the task's own prompt was given: its template would say it twice."""
-        usual, given = (text.strip(" .").lower() for text in (spec.default_prompt or "", self.prompt))
-        return bool(usual) and given == usual
 
     def _check_counts(self, spec: TaskSpec) -> None:
         given = {
@@ -204,36 +208,6 @@ class Request:
         if size is None and spec.size_rule == "canvas":
             size = next((f.size for f in frames if f.role is not Role.ASSET), None)
         return check_size(size or native_size)
-
-
-def _resized_around(canvas: np.ndarray, mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The canvas uint8 (H, W, 3) at another size, as transforms.resize makes it of the pixels outside mask bool (H, W)
-    alone: what is to be erased would go into its neighbours else."""
-
-    def scaled(values: np.ndarray) -> np.ndarray:
-        image = Image.fromarray(values.astype(np.float32))
-        return np.asarray(image.resize((size[1], size[0]), Image.Resampling.LANCZOS))
-
-    share = scaled(~mask)
-    pixels = np.stack([scaled(canvas[..., i] * ~mask) for i in range(3)], axis=2)
-    pixels /= np.where(share > 0.1, share, 1)[..., None]  # less is deep inside
-    return np.clip(pixels + 0.5, 0, 255).astype(np.uint8)
-
-
-def _continued(canvas: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The canvas uint8 (H, W, 3) with the mean of their neighbours outside in the border pixels of mask bool (H, W), as
-    nothing of what was erased may fade into the result."""
-    known = (~mask)[..., None].astype(np.uint16)
-    total, count = _around(canvas * known), _around(known)
-    near = mask[..., None] & (count > 0)
-    return np.where(near, (total + count // 2) // np.maximum(count, 1), canvas).astype(np.uint8)
-
-
-def _around(values: np.ndarray) -> np.ndarray:
-    """Sums (H, W, C) of 3x3 pixels; beyond the border there is nothing."""
-    padded = np.pad(values, ((1, 1), (1, 1), (0, 0)))
-    rows = padded[:-2] + padded[1:-1] + padded[2:]
-    return rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:]
 
 
 def prompts_of(prompt: str | list[str] | tuple[str, ...] | None) -> list[str]:

@@ -101,6 +101,20 @@ def resize(image: np.ndarray, size: tuple[int, int], kind: str = "image") -> np.
     return np.array(Image.fromarray(image).resize((size[1], size[0]), how))
 
 
+def resize_around(canvas: np.ndarray, mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The canvas uint8 (H, W, 3) at another size, as `resize` makes it of the pixels outside mask bool (H, W) alone:
+    what is to be erased would go into its neighbours else."""
+
+    def scaled(values: np.ndarray) -> np.ndarray:
+        image = Image.fromarray(values.astype(np.float32))
+        return np.asarray(image.resize((size[1], size[0]), Image.Resampling.LANCZOS))
+
+    share = scaled(~mask)
+    pixels = np.stack([scaled(canvas[..., i] * ~mask) for i in range(3)], axis=2)
+    pixels /= np.where(share > 0.1, share, 1)[..., None]  # less is deep inside
+    return np.clip(pixels + 0.5, 0, 255).astype(np.uint8)
+
+
 def threshold(mask: np.ndarray) -> np.ndarray:
     """A mask picture uint8 (H, W, 3), white inside, as bool (H, W)."""
     return mask.mean(axis=2) > 127
@@ -114,6 +128,22 @@ def mask_image(mask: np.ndarray) -> np.ndarray:
 def erase(canvas: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """The canvas uint8 (H, W, 3) with the pixels of mask bool (H, W) unknown."""
     return np.where(mask[..., None], np.uint8(HOLE), canvas)
+
+
+def continued(canvas: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The canvas uint8 (H, W, 3) with the mean of their neighbours outside in the border pixels of mask bool (H, W), as
+    nothing of what was erased may fade into the result."""
+    known = (~mask)[..., None].astype(np.uint16)
+    total, count = _around(canvas * known), _around(known)
+    near = mask[..., None] & (count > 0)
+    return np.where(near, (total + count // 2) // np.maximum(count, 1), canvas).astype(np.uint8)
+
+
+def _around(values: np.ndarray) -> np.ndarray:
+    """Sums (H, W, C) of 3x3 pixels; beyond the border there is nothing."""
+    padded = np.pad(values, ((1, 1), (1, 1), (0, 0)))
+    rows = padded[:-2] + padded[1:-1] + padded[2:]
+    return rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:]
 
 
 def expand(canvas: np.ndarray, borders: tuple[int, int, int, int]) -> tuple[np.ndarray, np.ndarray]:

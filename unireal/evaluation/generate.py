@@ -89,11 +89,10 @@ def check_settings(run: RunFolder, settings: dict[str, Any], some: bool = False)
     some: these are not all of its settings, as where pictures are only scored.
     """
     known = run.settings()
-    if not known:
-        return
-    keys = [*settings, *(key for key in known if key not in settings and key not in OF_SCORES and not some)]
-    different = [key for key in keys if key not in known or key not in settings or known[key] != settings[key]]
-    if different:
+    others, absent = () if some else (key for key in known if key not in OF_SCORES), object()
+    keys = dict.fromkeys((*settings, *others))
+    different = [key for key in keys if known.get(key, absent) != settings.get(key, absent)]
+    if known and different:
         what = ", ".join(f"{key} {known.get(key)!r}" for key in different)
         raise ValueError(f"{run.path} holds a run of other settings ({what}); give another --output")
 

@@ -60,15 +60,20 @@ def phrase_means(prompts: list[str], offsets: torch.Tensor) -> torch.Tensor:
         spans = offsets[row].tolist()
         for words in find_phrases(prompt):
             # a token may begin with the space before its word
-            inside = [[i for i, (a, b) in enumerate(spans) if a < min(b, end) and b > start] for start, end, _ in words]
-            telling = [i for tokens, (*_, tells) in zip(inside, words, strict=True) if tells for i in tokens]
-            for i in (i for tokens in inside for i in tokens):
+            inside = [
+                (i, tells)
+                for start, end, tells in words
+                for i, (a, b) in enumerate(spans)
+                if a < min(b, end) and b > start
+            ]
+            telling = [i for i, tells in inside if tells]
+            for i, _ in inside:
                 means[row, i, telling] = 1 / max(1, len(telling))  # a long prompt is cut off
     return means
 
 
 class Lesson:
-    """One text encoder that learns what `target` makes of its old self.
+    """A text encoder that learns to say of every word of a phrase what the others tell.
 
     text: of the model, taught in place. prompts: of training. seed: of their order.
     """
