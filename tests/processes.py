@@ -18,6 +18,10 @@ from accelerate.utils.launch import prepare_multi_gpu_env
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 
+# Autograd looks for devices in its first pass: after torch.compile it finds a CUDA that is not there, starts threads
+# for it, and processes that are forked from then on cannot train.
+torch.ones(1, requires_grad=True).sum().backward()
+
 
 def forget_accelerate() -> None:
     """accelerate keeps its state in the process; after this a new Accelerator may differ."""

@@ -600,6 +600,19 @@ def test_decoder_judge(kind):
         decoder_features(codec, canvas)
 
 
+@torch.no_grad()
+def test_a_decoder_that_is_compiled_is_judged_by_as_well():
+    """What is compiled does not see hooks that come later."""
+    vae, latent = vaes()["kl"].eval(), torch.randn(1, CHANNELS, 8, 8)
+    codec = FrameCodec(vae, PATCH)
+    expected, decoded = decoder_features(codec, latent), codec.decode(latent, (8, 8))
+    vae.decoder = torch.compile(vae.decoder, backend="eager")
+    for _ in range(2):
+        assert torch.equal(codec.decode(latent, (8, 8)), decoded)
+        found = decoder_features(codec, latent)
+        assert len(found) == 3 and all(map(torch.equal, found, expected))
+
+
 def test_spotedit_with_a_vae_uses_the_decoder():
     transformer, (given, noise) = model(kind="sample"), inputs(1)
     codec = FrameCodec(vaes()["dc"].eval(), PATCH)

@@ -161,6 +161,17 @@ def test_words_that_decline_or_think_aloud_are_no_caption(server, video):
     assert vlm.caption(video.frames) == "A sign says: I can't, sorry."
 
 
+def test_an_answer_that_is_cut_off_is_asked_for_again(server, video):
+    vlm = endpoint(server, max_tokens=9)
+    half = {"content": "The picture shows a red", "finish_reason": "length"}
+    server.answers = [dict(half), "A red circle."]
+    assert vlm.caption(video.frames) == "A red circle."
+    assert server.text(1).endswith("it was longer than 9 tokens, thoughts included, and cut off")
+    server.answers = [dict(half), {"content": "<think>First I", "finish_reason": "length"}, dict(half)]
+    with pytest.raises(Refused, match=r"in 3 attempts; it was longer than 9 tokens, thoughts included, and cut off$"):
+        vlm.caption(video.frames)
+
+
 def test_endpoint_that_is_away_or_set_up_wrong(server, video):
     server.answers = [5.0]
     start = time.monotonic()
@@ -205,6 +216,18 @@ def test_endpoint_questions_of_all_kinds(server, video):
     pickle.loads(pickle.dumps(vlm))  # goes to other processes, though it holds a connection
 
 
+def test_pairs_without_a_change_get_no_instruction(server, video):
+    vlm = endpoint(server)
+    asked = "Nothing.", "No visible changes are needed.", "There is no difference.", "Keep the picture unchanged."
+    for words in asked:
+        server.answers = [json.dumps(ANSWER | {"instruction": words})]
+        with pytest.raises(Refused, match="m sees no change between the two frames"):
+            vlm.instruct(video.frames[0], video.frames[0], "")
+    for words in ("Make no car visible.", "Keep the picture dark and add nothing.", "Note the time on the wall."):
+        server.answers = [json.dumps(ANSWER | {"instruction": words})]
+        assert vlm.instruct(video.frames[0], video.frames[1], "").instruction == words
+
+
 def test_a_server_that_knows_only_max_completion_tokens(server, video):
     server.answers = [(400, "Unsupported 'max_tokens': use 'max_completion_tokens'"), "a", "b"]
     vlm = endpoint(server, max_tokens=77)
@@ -220,6 +243,24 @@ def test_a_server_that_takes_no_temperature(server, video):
     assert [vlm.caption(video.frames) for _ in range(2)] == ["a", "b"]
     sent = [[name for name in ("temperature", "top_p") if name in body] for body in server.requests]
     assert sent == [["temperature", "top_p"], ["top_p"], [], []]
+
+
+@pytest.mark.parametrize(
+    ("status", "complaint"),
+    [
+        (400, "Unrecognized request argument supplied: top_k"),
+        (400, "The top_k `-1` cannot be a negative integer."),
+        (400, 'Invalid JSON payload received. Unknown name "top_k": Cannot find field.'),
+        (422, "{'type': 'extra_forbidden', 'loc': ['body', 'top_k'], 'msg': 'Extra inputs are not permitted'}"),
+    ],
+)
+def test_servers_choose_among_all_words_as_far_as_they_can_be_told(server, video, status, complaint):
+    server.answers = ["a", (status, complaint), "b", "c"]
+    told, plain = endpoint(server), endpoint(server)
+    assert told.caption(video.frames) == "a"
+    assert [plain.caption(video.frames) for _ in range(2)] == ["b", "c"]
+    assert [body.get("top_k") for body in server.requests] == [-1, -1, None, None]
+    assert {body["temperature"] for body in server.requests} == {0.7}
 
 
 def test_a_temperature_in_another_complaint_is_kept(server, video):
@@ -278,14 +319,34 @@ def test_qwen_answers_with_an_instruction(qwen, video):
 
 
 def test_an_untaught_qwen_is_refused_and_counted(folder, video):
-    chat = LocalChat.from_pretrained(str(tiny.qwen_vl(folder / "untaught", ["red"])), max_new_tokens=6)
+    chat = untaught(folder)
     vlm = VisionLanguageAnnotator(chat, attempts=2)
     state = torch.random.get_rng_state()
     with pytest.raises(Refused, match="no usable answer in 2 attempts; it is not JSON"):
         vlm.judge(video.frames, video.frames, "Paint it.")
     assert vlm.counts == {"asked": 1, "retried": 1, "refused": 1}
     assert torch.equal(state, torch.random.get_rng_state())
-    assert vlm.caption(video.frames) == vlm.caption(video.frames)
+    assert chat.reply("What is it?", [], None, 3) == chat.reply("What is it?", [], None, 3)
+
+
+def untaught(folder, **options) -> LocalChat:
+    """A tiny Qwen2.5-VL that says anything, and stops now and then."""
+    chat = LocalChat.from_pretrained(str(tiny.qwen_vl(folder / "untaught", ["red"])), **options)
+    chat.model.generation_config.eos_token_id = list(range(0, chat.model.config.text_config.vocab_size, 4))
+    return chat
+
+
+def test_another_seed_gives_another_answer_whatever_the_model_settings_are(folder):
+    chat = untaught(folder)
+    chat.model.generation_config.top_k = 1  # as published with Qwen2.5-VL
+    assert len({chat.reply("What is it?", [], None, seed) for seed in range(4)}) > 1
+
+
+def test_a_model_that_does_not_come_to_an_end_is_cut_off(folder, video):
+    chat = untaught(folder, max_new_tokens=6)
+    chat.model.generation_config.eos_token_id = None
+    with pytest.raises(Refused, match="in 2 attempts; it was longer than 6 tokens"):
+        VisionLanguageAnnotator(chat, attempts=2).caption(video.frames)
 
 
 def test_grounding_dino(folder, video):
@@ -298,6 +359,33 @@ def test_grounding_dino(folder, video):
     assert all("[" not in d.label and d.label for d in found)
     grounder.threshold = 1.1
     assert grounder.ground(video.frames[0], "the red circle") == []
+
+
+@pytest.mark.parametrize(
+    ("phrase", "labels", "kept"),
+    [
+        ("The red circle", ["red circle", "circle", "red"], ["red circle", "circle"]),
+        ("the front wheel of the car", ["the car", "wheel"], ["wheel"]),
+        ("the dog's collar", ["the dog ' s"], []),
+        ("the man in a black jacket", ["man", "a black jacket", "black"], ["man"]),
+        ("a tall building behind the man", ["building", "man"], ["building"]),
+        ("the running man holding a cup", ["man", "cup"], ["man"]),
+        ("the man and the dog in the car", ["man", "dog", "car"], ["man", "dog"]),
+        ("a red and white car", ["red and white car", "white"], ["red and white car"]),
+        ("a pair of shoes", ["shoes"], ["shoes"]),
+        ("two bowls of fruit", ["bowls of fruit", "fruit"], ["bowls of fruit"]),
+        ("the skateboarder", ["skate ##board"], ["skate ##board"]),
+        ("the T-shirt.", ["t - shirt"], ["t - shirt"]),
+    ],
+)
+def test_boxes_of_other_words_of_a_phrase_are_left_out(folder, video, monkeypatch, phrase, labels, kept):
+    """A detector finds whatever a text names, such as the car of "the front wheel of the car"."""
+    grounder = GroundingDino.from_pretrained(str(tiny.grounding_dino(folder / "dino")))
+    count = len(labels)
+    found = {"boxes": torch.tensor([[1.0, 2.0, 30.0, 40.0]] * count), "scores": torch.linspace(0.9, 0.5, count)}
+    told = [found | {"text_labels": labels}]
+    monkeypatch.setattr(grounder.processor, "post_process_grounded_object_detection", lambda *_, **__: told)
+    assert [detection.label for detection in grounder.ground(video.frames[0], phrase)] == kept
 
 
 def test_florence_2_reads_its_boxes(folder, video):

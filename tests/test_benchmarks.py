@@ -414,6 +414,27 @@ def test_threads_change_nothing(data, backbones, tmp_path):
         assert one["model"]["CLIPdir"] != one["copy"]["CLIPdir"]
 
 
+def test_memory_holds_few_videos_whatever_their_number(tmp_path):
+    """Before the first of 40 videos is scored, hardly more than it have been loaded."""
+    run, loaded, frames = RunFolder(tmp_path), set(), 32
+
+    def video(name):
+        def load():
+            loaded.add(name)
+            return np.zeros((8, 8, 3), np.uint8)
+
+        return (load,) * frames
+
+    items = [Item(f"v{i}", "video_edit", "x", video=video(i)) for i in range(40)]
+    for item in items:
+        for k in range(frames):
+            save_picture(run.image(item.id, k), np.zeros((8, 8, 3), np.uint8))
+    results = Scorer([], run, workers=2).results(items)
+    line, _ = next(results)
+    assert line.failure is None and line.frames == frames and len(loaded) <= 4
+    assert [line.id for line, _ in results] == [item.id for item in items[1:]]
+
+
 # Generation
 
 
@@ -449,6 +470,14 @@ def test_the_seed_reaches_a_diffusers_pipeline(pix2pix):
     model = models.load_model(models.Source(str(pix2pix)), num_inference_steps=1)
     one, again, other = (model(Item("a", "edit", "x"), [picture()], seed)[0] for seed in (0, 0, 1))
     assert np.array_equal(one, again) and not np.array_equal(one, other)
+
+
+def test_a_diffusers_pipeline_is_not_asked_about_img1(pix2pix):
+    """A word that our models alone have."""
+    model = models.load_model(models.Source(str(pix2pix)), num_inference_steps=1, guidance_scale=5)
+    asked = "a dog from IMG1 on a rug", "a dog on a rug", "a dog on a rag"
+    named, plain, other = (model(Item("a", "customize", text), [picture()], 0)[0] for text in asked)
+    assert np.array_equal(named, plain) and not np.array_equal(plain, other)
 
 
 def test_every_item_has_noise_of_its_own(data, tmp_path):

@@ -21,7 +21,7 @@ from data_builders.annotators.vlm import VisionLanguageAnnotator
 from data_builders.builders.base import Footage, clip_rng
 from data_builders.builders.generators import Studio
 from data_builders.builders.object_sets import InsertionOptions
-from data_builders.builders.objects import asset_size, cut_out
+from data_builders.builders.objects import asset_size, cut_out, definite, hole_for
 from data_builders.builders.registry import VIDEO_BUILDERS
 from data_builders.builders.sources import whole_clips
 from data_builders.builders.video_edit import VideoEditOptions
@@ -190,6 +190,28 @@ def test_insertion_takes_the_object_away_and_nothing_else(built, videos) -> None
         np.testing.assert_array_equal(asset.image, cut_out(video.frames[first], masks[first], asset.size))
 
 
+def test_specks_of_a_mask_do_not_widen_what_is_cut_out_and_taken_away() -> None:
+    """Trackers leave single pixels here and there; things that others hide in part have large parts."""
+    image = np.random.default_rng(0).integers(0, 256, (96, 128, 3), dtype=np.uint8)
+    mask = np.zeros((96, 128), bool)
+    mask[40:60, 50:58] = mask[40:60, 62:70] = True
+    speck = mask.copy()
+    speck[2, 3:5] = True
+    np.testing.assert_array_equal(cut_out(image, speck, (48, 64)), cut_out(image, mask, (48, 64)))
+    assert (cut_out(image, mask, (48, 64)) != cut_out(image, mask & (np.arange(128) < 60), (48, 64))).any()
+    for seed in range(4):  # the grown mask, and a box
+        first, again = (hole_for(m, np.random.default_rng(seed)) for m in (speck, mask))
+        assert again[mask].all()
+        np.testing.assert_array_equal(first, again)
+    with pytest.raises(ValueError, match="an empty mask has no box"):
+        cut_out(image, np.zeros_like(mask), (48, 64))
+
+
+@pytest.mark.parametrize("phrase", ["red car", "A red car.", "The red car", "his red car", "another red car"])
+def test_phrases_are_definite(phrase) -> None:
+    assert definite(phrase) == "the red car"
+
+
 def test_removal_can_smear_the_surroundings_over_the_object(videos) -> None:
     video, builder = videos["world-6"], VIDEO_BUILDERS["insertion"]
     options = InsertionOptions(views=4, removal="smear")
@@ -298,6 +320,20 @@ def test_video_edit_makes_windows_in_both_directions(videos) -> None:
         check_sample(sample)
     assert samples[0].instruction.endswith("in the whole video.")
     assert samples[-1].instruction == "Give it the old colour."
+
+
+def test_without_words_for_the_way_back_the_way_there_is_kept(videos) -> None:
+    video, builder = videos["world-5"], VIDEO_BUILDERS["video_edit"]
+
+    class Wordless(Recolouring):
+        def instruct(self, before, after, caption):
+            raise Refused("no usable answer")
+
+    dropped: Counter[str] = Counter()
+    made = studio(Wordless([video]))
+    samples = builder.build(footage(video, "video_edit"), made, VideoEditOptions(window=5), dropped)
+    assert len(samples) == 3 and not any(s.source.get("reversed") for s in samples)
+    assert dropped == {"no usable answer": 1}
 
 
 def test_every_view_and_seed_asks_for_an_edit_of_its_own(videos) -> None:

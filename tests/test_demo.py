@@ -28,6 +28,7 @@ from unireal.conditions import Drags, Layout
 from unireal.demo import engine as engine_module
 from unireal.demo.__main__ import main
 from unireal.demo.app import build_app, families
+from unireal.demo.controls import _Marking
 from unireal.demo.engine import Engine, Outcome, Progress
 from unireal.demo.examples import EXAMPLES, examples_of
 from unireal.demo.limits import Limits
@@ -166,6 +167,20 @@ def stored_pictures(path: str) -> list[np.ndarray]:
     return [pixels(io.BytesIO(base64.b64decode(text))) for text in texts]
 
 
+def test_marks_that_do_not_fit_are_told_beside_the_board():
+    import gradio as gr
+
+    with gr.Blocks():
+        marking = _Marking(gr.Dropdown(["drag"]), gr.Image(), LIMITS)
+    outside = json.dumps({"drags": [{"start": [1, 1], "end": [99, 1]}]})
+    for text, told in (("", "Click a point"), ("{", "not JSON"), (outside, "leaves the 64x64 canvas")):
+        assert told in marking._drawn("drag", text, str(ROOM))[2]
+    click = gr.SelectData(None, {"index": [8, 8], "value": None})
+    assert "not JSON" in marking._clicked("drag", "{", str(ROOM), "red", None, click)[3]
+    *_, pending, told = marking._clicked("drag", "", str(ROOM), "red", None, click)
+    assert pending == (1, 1) and "Click a point" in told
+
+
 def test_several_frames_and_results(client):
     _, files, report, *_, status = client.predict(
         prompt="Make the red circle green; Predict the mask of the edited region in RES2.", canvas=handle_file(ROOM),
@@ -242,7 +257,9 @@ def uploaded(value):
         ("edit", {"prompt": "Paste IMG3.", "canvas": ROOM}, "IMG3"),
         ("edit", {"prompt": "Make it red.", "canvas": ROOM, "accelerate": ["spotedti"]}, "spotedit"),
         ("edit", {"prompt": "Make it red.", "canvas": ROOM, "width": 64}, "both width and height"),
-        ("edit", {"prompt": "Make it red.", "canvas": ROOM, "steps": 100_000}, "greater than maximum value 200"),
+        ("edit", {"prompt": "Make it red.", "canvas": ROOM, "steps": 100_000}, "steps: 100000 was given; choose from"),
+        ("edit", {"prompt": "Make it red.", "canvas": ROOM, "num_results": 9}, "number of results: 9 was given"),
+        ("outpaint", {"canvas": ROOM, "left": -1}, "left, pixels: -1 was given; choose from 0 to 512"),
         ("edit", {"prompt": "a" * 2000, "canvas": ROOM}, "1000"),
         ("edit", {"prompt": "Make it red.", "canvas": ROOM, "width": 300, "height": 64}, "up to 256 on a side"),
         ("outpaint", {"canvas": ROOM}, "at least one above 0"),
@@ -255,6 +272,12 @@ def test_mistakes_are_told(client, task, given, told):
     with pytest.raises(AppError) as caught:
         client.predict(**given, api_name=f"/{task}")
     assert told in str(caught.value)
+
+
+def test_a_photograph_is_refused_in_the_words_of_the_page(client, tmp_path):
+    path = png(np.zeros((200, 2100, 3), np.uint8), tmp_path / "photograph.png")
+    with pytest.raises(AppError, match=r"2100x200 pixels.*up to 256 on a side: set width and height under Advanced"):
+        client.predict(prompt="Make it red.", canvas=handle_file(path), api_name="/edit")
 
 
 def test_visitors_have_no_file_read_by_a_setting(client):

@@ -171,6 +171,10 @@ def test_points_are_dragged_by_two_clicks(visitor):
     marks = json.loads(visitor.seen(visitor.page.get_by_label("as JSON", exact=True)).first.input_value())
     (drag,) = marks["drags"]
     assert np.allclose([*drag["start"], *drag["end"]], [16, 32, 48, 32], atol=1)
+    visitor.fill("as JSON", json.dumps(marks)[:-1])
+    visitor.seen(visitor.page.get_by_text("the marks are not JSON")).wait_for()
+    visitor.fill("as JSON", json.dumps(marks))
+    visitor.seen(visitor.page.get_by_text("Click a point of the picture")).wait_for()
     visitor.fill("prompt", "a sand room with a red circle")
     visitor.button("Run")
     visitor.status("done in")

@@ -11,6 +11,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,10 +21,12 @@ from diffusers import (
     AutoencoderKL,
     BitsAndBytesConfig,
     EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
     FlowMatchLCMScheduler,
     PipelineQuantizationConfig,
 )
 from diffusers.models.attention_dispatch import attention_backend
+from diffusers.pipelines import pipeline_utils
 from huggingface_hub import ModelCard, RepoUrl
 from huggingface_hub.errors import EntryNotFoundError
 from PIL import Image
@@ -91,6 +94,25 @@ def test_offloading_changes_nothing(offload, names, plain, tmp_path):
     offload(pipeline, tmp_path)
     for _ in range(2):
         assert (_picture(pipeline, accelerate=names, num_inference_steps=12) == plain[names]).all()
+
+
+@pytest.mark.parametrize("offload_type", ["leaf_level", "block_level"])
+def test_an_adapter_that_comes_later_is_offloaded_too(tmp_path, offload_type):
+    """On a GPU its layers would stay where the offloaded weights lie, beside inputs that do not."""
+    source, pipeline = _pipeline(), _pipeline()
+    add_lora(source.transformer, 2)
+    save_lora(source.transformer, tmp_path)
+    expected = _picture(source)
+    pipeline.transformer.enable_group_offload(CPU, offload_type=offload_type, num_blocks_per_group=1)
+    pipeline.load_lora_weights(tmp_path)
+    moved = set()
+    for module in pipeline.transformer.modules():
+        hook = module._diffusers_hook.get_hook("group_offloading") if hasattr(module, "_diffusers_hook") else None
+        group = hook.group if hook is not None else SimpleNamespace(modules=[], parameters=[])
+        moved |= {id(p) for p in (*group.parameters, *(p for m in group.modules for p in m.parameters()))}
+    adapters = [p for name, p in pipeline.transformer.named_parameters() if "lora_" in name]
+    assert adapters and all(id(p) in moved for p in adapters)
+    assert (_picture(pipeline) == expected).all()
 
 
 @pytest.fixture
@@ -408,6 +430,23 @@ def test_schedulers_of_other_times_are_refused(tiny_pipeline_folder):
     assert _edit(pipeline).images
 
 
+@pytest.mark.parametrize(
+    "scheduler", [FlowMatchLCMScheduler(shift=6), FlowMatchEulerDiscreteScheduler(shift=6, stochastic_sampling=True)]
+)
+def test_seeds_hold_with_schedulers_that_draw_noise_in_every_step(tiny_pipeline, scheduler):
+    pipeline = UniRealPipeline.from_pipe(tiny_pipeline, scheduler=scheduler)
+    pipeline.set_progress_bar_config(disable=True)
+    one, again = (_picture(pipeline, num_inference_steps=3) for _ in range(2))
+    seeds = [(3, 0), (3, 1)]
+    pairs = [
+        pipeline("Make it blue.", canvas=ROOM, num_results=2, num_inference_steps=3, output_type="np",
+                 generator=[torch.Generator().manual_seed(seed) for seed in pair]).images
+        for pair in seeds
+    ]  # fmt: skip
+    assert (one == again).all()
+    assert (pairs[0][0] == pairs[1][0]).all() and (pairs[0][1] != pairs[1][1]).any()
+
+
 def test_copies_work_side_by_side(tiny_pipeline):
     """A pipeline makes one call at a time, since its scheduler counts steps; with one of its own, a thread each."""
     own = [UniRealPipeline.from_pipe(tiny_pipeline, scheduler=deepcopy(tiny_pipeline.scheduler)) for _ in range(2)]
@@ -486,6 +525,23 @@ def test_what_is_pushed_to_a_hub(written, tiny_pipeline, monkeypatch):
     assert (repo_id, message) == ("someone/tiny", "Upload UniRealPipeline")
     assert ("Written by hand" in card.text) == (written is not None)
     assert ("`UniRealTransformer`" in card.text) == (written is None)
+
+
+def test_a_model_is_loaded_from_the_hub(tiny_pipeline, tiny_pipeline_folder, monkeypatch):
+    """The hub is a folder here; what it holds is checked as if it came from elsewhere."""
+    names = [f.relative_to(tiny_pipeline_folder).as_posix() for f in tiny_pipeline_folder.rglob("*") if f.is_file()]
+    answers = {
+        "_resolve_revision": lambda *_, **options: "main",
+        "model_info": lambda *_, **options: SimpleNamespace(
+            siblings=[SimpleNamespace(rfilename=name) for name in names]
+        ),
+        "hf_hub_download": lambda repo_id, file, **options: str(tiny_pipeline_folder / file),
+    }
+    for name, answer in answers.items():
+        monkeypatch.setattr(pipeline_utils, name, answer)
+    loaded = UniRealPipeline.from_pretrained("somebody/unireal")
+    loaded.set_progress_bar_config(disable=True)
+    assert (_picture(loaded) == _picture(tiny_pipeline)).all()
 
 
 def test_weights_are_never_pickled(tiny_pipeline, tmp_path):

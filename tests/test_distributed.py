@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import weakref
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -22,7 +23,7 @@ from unireal.data.preparation import DataConfig
 from unireal.data.sources import Source
 from unireal.experiments import EXPERIMENTS, OptimizerConfig, TrainConfig
 from unireal.sample import Frame, Role, Sample
-from unireal.training import start
+from unireal.training import sharding, start
 from unireal.training.checkpoint import complete_checkpoints
 from unireal.training.trainer import Trainer
 
@@ -120,6 +121,90 @@ def test_two_processes_go_on_with_the_checkpoint_of_one(one, tmp_path):
     output = _from_step_2(one, tmp_path / "run")
     launch("fsdp2.yaml", 2, train, TWO_PROCESSES, output, True, True)
     assert losses(output) == pytest.approx(losses(one)[2:], abs=1e-3)
+
+
+def _train_as_on_gpus(config: TrainConfig, output: Path) -> None:
+    """accelerate gives the shards a policy of its own for bf16 on GPUs, but not on CPUs."""
+    requested = sharding._requested_plugin
+
+    def plugin():
+        made = requested()
+        made.set_mixed_precision("bf16")
+        return made
+
+    sharding._requested_plugin = plugin
+    train(config, output, sharded=True)
+
+
+def test_shards_in_bf16_round_neither_times_nor_latents(tmp_path):
+    config = replace(TWO_PROCESSES, precision="bf16", steps=2, optimizer=OptimizerConfig(lr=1e-4, warmup=0))
+    forget_accelerate()
+    train(replace(config, accumulation=2), tmp_path / "one")
+    launch("fsdp2.yaml", 2, _train_as_on_gpus, config, tmp_path / "two")
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-3)
+
+
+def _train_and_see_gradients(config: TrainConfig, output: Path) -> None:
+    """Checks that gradients are cut into shards after every batch of an accumulation."""
+    backward = Trainer._backward
+
+    def checked(self, batch, turn, stage):
+        loss = backward(self, batch, turn, stage)
+        if turn == 0:
+            assert all(isinstance(parameter.grad, DTensor) for parameter in self.parameters)
+        return loss
+
+    Trainer._backward = checked
+    train(config, output, sharded=True)
+
+
+def test_no_process_holds_all_gradients_while_they_add_up(tmp_path):
+    config = replace(TWO_PROCESSES, steps=2, optimizer=OptimizerConfig(lr=1e-3, warmup=0))
+    forget_accelerate()
+    train(replace(config, accumulation=4), tmp_path / "one")
+    launch("fsdp2.yaml", 2, _train_and_see_gradients, replace(config, accumulation=2), tmp_path / "two")
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=1e-3)
+
+
+def _train_and_count(config: TrainConfig, output: Path) -> None:
+    """Writes how many whole tensors were there at a time at most, and how long a process waits for the others."""
+    put_together, alive, waits = DTensor.full_tensor, [0, 0], []  # alive: now, at most
+
+    def gone():
+        alive[0] -= 1
+
+    def counted(shard):
+        tensor = put_together(shard)
+        weakref.finalize(tensor, gone)
+        alive[0] += 1
+        alive[1] = max(alive)
+        waits.append(torch.distributed.group.WORLD._get_backend(torch.device("cpu")).options._timeout)
+        return tensor
+
+    DTensor.full_tensor = counted
+    train(config, output, sharded=True)
+    told = {"whole": alive[1], "minutes": waits[0].total_seconds() / 60}
+    (output / f"{os.environ['RANK']}.json").write_text(json.dumps(told))
+
+
+def test_one_process_alone_holds_the_whole_model_and_is_waited_for(tmp_path):
+    launch("fsdp2.yaml", 2, _train_and_count, replace(TWO_PROCESSES, steps=1, sample_every=1), tmp_path / "run")
+    assert (tmp_path / "run/samples/step-0000001.png").is_file()
+    first, second = (json.loads((tmp_path / f"run/{rank}.json").read_text()) for rank in range(2))
+    assert second["whole"] <= 2 < first["whole"]
+    assert min(first["minutes"], second["minutes"]) > 60  # a sheet of a large model, or writing it to a slow disk
+
+
+def _refused(output: Path) -> None:
+    del os.environ["ACCELERATE_USE_CPU"]
+    with pytest.raises(ValueError, match=r"2 processes were launched.*set ACCELERATE_USE_CPU=true"):
+        train(TWO_PROCESSES, output)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="processes with GPUs know of one another")
+def test_processes_that_would_not_know_of_one_another_are_refused(tmp_path):
+    """They would all write to the same folder, as the only one."""
+    launch("ddp.yaml", 2, _refused, tmp_path / "run")
 
 
 # The data, dealt anew

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ from transformers import (
 
 from data_builders.annotators.maps import DepthAnything
 from data_builders.annotators.protocols import Annotators
+from data_builders.builders import generators
 from data_builders.builders.generators import DiffusersEditor, WanGenerator, WanRefiner, load_studio, vace_depth
 from data_builders.world.oracle import Oracle
 from data_builders.world.video import WorldVideo
@@ -133,6 +135,23 @@ def test_the_generator_sees_depth_and_key_frame(generator_folder) -> None:
         assert (np.array(generator.generate(*other, "make the circle green", 3)) != np.array(made)).any()
 
 
+def test_large_videos_take_more_of_the_noisy_times(generator_folder, monkeypatch) -> None:
+    monkeypatch.setattr(generators, "_SMALL", 32 * 48)  # in place of 832x480, which take long
+    generator = WanGenerator.from_pretrained(str(generator_folder), steps=2, guidance=1.0)
+    for size, shift in (((32, 48), 3), ((32, 64), 5), ((30, 44), 3)):
+        generator.generate([np.zeros(size, np.uint16)], picture(1, size), "make the circle green", 3)
+        half = 0.5 * shift / (1 + 0.5 * (shift - 1))  # as Wan shifts the middle of the times
+        assert generator.pipeline.scheduler.sigmas[1].item() == pytest.approx(half, abs=1e-3)
+
+
+@pytest.mark.parametrize("kind", [WanGenerator, WanRefiner])
+def test_the_vae_of_wan_keeps_32_bits(generator_folder, refiner_folder, monkeypatch, kind) -> None:
+    monkeypatch.setattr(generators, "_dtype", lambda device: torch.bfloat16)  # as on a GPU
+    pipeline = kind.from_pretrained(str(generator_folder if kind is WanGenerator else refiner_folder)).pipeline
+    assert pipeline.transformer.dtype == pipeline.text_encoder.dtype == torch.bfloat16
+    assert pipeline.vae.dtype == torch.float32
+
+
 def _as_vace_draws(raw: np.ndarray) -> np.ndarray:
     """What VACE's DepthV2Annotator makes of Depth Anything's inverse distances: uint8 (H, W)."""
     raw = raw - raw.min()
@@ -197,6 +216,22 @@ def test_refinement_adds_little_noise_and_takes_four_steps(refiner_folder, monke
 def test_too_much_noise_is_refused(refiner_folder, noise, steps) -> None:
     with pytest.raises(ValueError, match=r"below 0\.15"):
         WanRefiner.from_pretrained(str(refiner_folder), noise=noise, steps=steps)
+
+
+@pytest.mark.parametrize("part", ["editor", "generator", "refiner"])
+def test_a_pipeline_that_is_not_there_is_told(tmp_path, part) -> None:
+    with pytest.raises(ValueError, match=r"cannot load .*nowhere.*; give a folder"):
+        load_studio(Annotators(), {part: str(tmp_path / "nowhere")})
+
+
+@pytest.mark.parametrize("subfolder", ["vae", "transformer_2"])
+def test_weights_that_are_cut_off_are_told(refiner_folder, tmp_path, subfolder) -> None:
+    folder = shutil.copytree(refiner_folder, tmp_path / "refiner")
+    (weights,) = (folder / subfolder).glob("*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"cannot load .*refiner.*; give a folder") as told:
+        WanRefiner.from_pretrained(str(folder))
+    assert "\n" not in str(told.value)
 
 
 def test_what_cannot_be_loaded_is_told_in_one_line(tmp_path) -> None:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import zlib
 from pathlib import Path
+from warnings import catch_warnings
 
 import numpy as np
 import pytest
@@ -216,7 +217,9 @@ def test_bad_model_folders(rejected, picture, tmp_path, tiny_pipeline_folder):
         assert told in rejected(*call, model=missing)
     assert "did you mean 'unireal-tiny'?" in rejected(*call, model="unireal-tinny")
     assert "no model_index.json" in rejected(*call, model=tmp_path)
-    offline = rejected(*call, model="somebody/something")
+    with catch_warnings(record=True) as shown:  # which pytest keeps from stderr
+        offline = rejected(*call, model="somebody/something")
+    assert not shown
     assert "model 'somebody/something' is not here, and the hub does not give it" in offline
     assert "stacktrace" not in offline
     for lost in (

@@ -97,6 +97,7 @@ def test_a_job_that_fails_does_not_stop_the_others(infer, jobs, tmp_path):
         ({"promt": "x"}, "did you mean --prompt?"),
         ({"steps": 0}, "at least 1"),
         ({"model": "unireal-tiny"}, "all jobs share"),
+        ({"plugin": "code.py"}, "jobs.jsonl:2 sets plugin, which all jobs share"),
         ("[" * 100_000, "jobs.jsonl:2 is not JSON"),
         ({"task": 5}, "jobs.jsonl:2: the task is a name such as 'edit', got 5"),
         ({"task": "--help"}, "the task is a name"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from unireal.data.png import encode_png
 from unireal.metadata import Recipe, png_infos, video_comment
 from unireal.model.lora import add_lora, save_lora
 from unireal.request import Request
@@ -145,3 +148,40 @@ def test_results_that_a_file_cannot_have(infer, tmp_path):
         done = infer("--from-metadata", "a.png", "--output", "b.png", model=None)
         assert done.status == 2 and done.err.count("\n") == 1 and not (tmp_path / "b.png").exists()
         assert "does not say what made it" in done.err or "result 6 of 1" in done.err
+
+
+def test_a_polynomial_is_kept_as_numbers(infer, picture, tmp_path):
+    """Its file may be away by then, and where it lies is nobody's business."""
+    picture("in.png"), (tmp_path / "p.json").write_text('{"polynomial": [3e-05, 2.5, -0.125]}')
+    call = f"edit --canvas in.png --prompt x --steps 6 --accelerate teacache:threshold=0.3:polynomial={tmp_path}/p.json"
+    assert infer(*f"{call},spotedit --metadata --output a.png".split()).status == 0
+    (tmp_path / "p.json").unlink()
+    with Image.open(tmp_path / "a.png") as image:
+        assert "polynomial=(3e-05, 2.5, -0.125),spotedit" in image.info["unireal"] and str(tmp_path) not in str(
+            image.info
+        )
+    assert infer("--from-metadata", "a.png", "--output", "b.png").status == 0
+    assert Image.open(tmp_path / "a.png").tobytes() == Image.open(tmp_path / "b.png").tobytes()
+
+
+def test_a_file_has_no_other_file_read(infer, tmp_path):
+    """Others may have written it."""
+    (tmp_path / "p.json").write_text('{"polynomial": [1, 0]}')
+    (info,) = png_infos(Recipe(Request("t2i", "red"), accelerate=("teacache:polynomial=(1.0, 0.0)",)))
+    info.chunks = [(kind, data.replace(b"(1.0, 0.0)", b"p.json")) for kind, data, *_ in info.chunks]
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png", pnginfo=info)
+    done = infer("--from-metadata", "a.png", "--output", "b.png")
+    assert done.status == 2 and "names another file" in done.err and not (tmp_path / "b.png").exists()
+    assert infer(*"--from-metadata a.png --output b.png --accelerate teacache".split()).status == 0
+
+
+def test_a_stored_picture_of_too_many_pixels(infer, tmp_path):
+    image = np.zeros((8, 8, 3), np.uint8)
+    (info,) = png_infos(Recipe(Request("edit", "red", canvas=[image])))
+    large = io.BytesIO()
+    Image.new("1", (10_000, 10_000)).save(large, "PNG")
+    small, large = (base64.b64encode(data) for data in (encode_png(image)["bytes"], large.getvalue()))
+    info.chunks = [(kind, data.replace(small, large)) for kind, data, *_ in info.chunks]
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png", pnginfo=info)
+    done = infer("--from-metadata", "a.png", "--output", "b.png")
+    assert done.status == 2 and "picture 1 in 'a.png' is damaged; give --canvas" in done.err

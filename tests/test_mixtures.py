@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import shutil
 import tarfile
 from dataclasses import replace
 from itertools import islice
@@ -20,7 +21,7 @@ from conftest import debug_components, quiet_pipeline
 from diffusers import AutoencoderKL
 from PIL import Image
 from processes import forget_accelerate
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from data_builders.world.recipes import world_sample
 from unireal.data.__main__ import main as data_main
@@ -363,6 +364,35 @@ def test_training_on_precomputed_features_needs_no_encoders(model, tmp_path, mon
     assert "is not empty; give another folder" in capsys.readouterr().err
 
 
+def test_precompute_does_without_the_transformer(model, tmp_path):
+    """A large one would take most of the memory, and is not asked."""
+    write_shards(world(3), tmp_path / "data")
+    shutil.copytree(model, tmp_path / "model")
+    save_file({"proj_out.bias": torch.zeros(1)}, tmp_path / "model/transformer/diffusion_pytorch_model.safetensors")
+    with pytest.raises((ValueError, RuntimeError)):
+        UniRealPipeline.from_pretrained(tmp_path / "model")
+    for name, source in (("without", tmp_path / "model"), ("with", model)):
+        arguments = ["precompute", str(tmp_path / "data"), "--model", str(source), "--output", str(tmp_path / name)]
+        assert data_main([*arguments, "--device", "cpu"]) == 0
+    for part in ("part-00000.parquet", "texts/part-00000.parquet"):
+        assert (tmp_path / "without" / part).read_bytes() == (tmp_path / "with" / part).read_bytes()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_frozen_text_encoder_is_trained_beside_as_it_was_stored(model, tiny_pipeline_folder, tmp_path, dtype):
+    UniRealPipeline.from_pretrained(model, dtype=dtype).save_pretrained(tmp_path / "half")
+    write_shards(world(6, "recolor"), tmp_path / "data")
+    run = encoded_run(tmp_path / "half", tmp_path / "data")
+    parts = Trainer(run, tmp_path / "frozen").components
+    assert parts.transformer.dtype is torch.float32 and parts.text_encoder.dtype is dtype
+    assert np.isfinite(train(replace(run, steps=1), tmp_path / "run")).all()
+    saved = load_file(tmp_path / "run/model/text_encoder/model.safetensors")
+    assert all(torch.equal(saved[n], t) for n, t in load_file(tmp_path / "half/text_encoder/model.safetensors").items())
+    UniRealPipeline.from_pretrained(tiny_pipeline_folder, dtype=dtype).save_pretrained(tmp_path / "trained")
+    parts = Trainer(replace(run, model=str(tmp_path / "trained")), tmp_path / "joint").components
+    assert parts.text_encoder.dtype is torch.float32  # one that is trained
+
+
 def test_precomputed_latents_of_any_size_train_alike(tmp_path):
     """With a VAE and sizes that it does not divide, the changed region too lies where it does without."""
     parts = debug_components(text_length=40, pad_text=True, in_channels=4, patch_size=2)
@@ -503,6 +533,19 @@ def test_frames_are_scaled_to_an_area(tmp_path):
     scaled = prepared(sample, 0, 0, DataConfig(side=64, multiple=16, text_dropout=0, input_dropout=0))
     assert {f.size for f in (*scaled.inputs, *scaled.results)} == {(48, 80)} and scaled.mask.shape == (48, 80)
     assert {tuple(np.unique(f.image)) for f in scaled.inputs if f.kind == "mask"} == {(0, 255)}
+
+
+def test_edges_stay_white_and_in_their_place_when_frames_are_scaled_down():
+    edges = np.zeros((360, 640, 3), np.uint8)
+    edges[[40, 101, 233], 20:600] = edges[30:300, [70, 333]] = 255
+    frames = Frame(edges, Role.CONTROL, "edge"), Frame(edges, Role.RESULT, "edge")
+    scaled = fitted(Sample("control", "", inputs=frames[:1], results=frames[1:]), 64, 16)
+    for frame in (*scaled.inputs, *scaled.results):
+        assert frame.size == (48, 80) and set(np.unique(frame.image)) == {0, 255}
+        rows, columns = (np.flatnonzero((frame.image[..., 0] > 0).mean(axis=axis) > 0.5) for axis in (1, 0))
+        assert rows.tolist() == [5, 13, 31] and columns.tolist() == [8, 41]
+    larger = fitted(Sample("control", "", inputs=frames[:1]), 640, 16).inputs[0]
+    assert larger.size == (480, 848) and larger.image.max() == 255
 
 
 @pytest.mark.parametrize(("stored", "grey"), [(0, 0), (100 * 257 + 128, 100), (100 * 257 + 129, 101), (65535, 255)])

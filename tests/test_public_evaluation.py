@@ -73,11 +73,33 @@ def test_evaluation_makes_the_pictures_of_infer(folder, public):
         model(ITEM, [], 3)
 
 
+def test_public_weights_are_not_asked_about_img1(public):
+    """A word that our models alone have."""
+    model, asked = Public(public, {}, {"num_inference_steps": 1}), ("it from IMG1 green", "it green", "it make")
+    named, plain, other = (model(Item("a", "customize", text), [CANVAS], 3)[0] for text in asked)
+    assert np.array_equal(named, plain) and not np.array_equal(plain, other)
+
+
 def test_evaluation_refuses_what_public_weights_do_not_take(folder):
     with pytest.raises(ValueError, match="takes no --image-guidance; leave it out"):
         load_model(Source(str(folder)), image_guidance_scale=1.5)
     with pytest.raises(ValueError, match="adapter 'nowhere' cannot be put on"):
         load_model(Source(str(folder), lora="nowhere"))
+
+
+def test_an_adapter_that_the_hub_does_not_give_is_told_in_one_line(public, monkeypatch):
+    class UnreachableError(Exception):
+        """As of the hub's client, which is no OSError."""
+
+    def fails(*arguments, **options):
+        raise UnreachableError("name or service not known")
+
+    monkeypatch.setattr(public.pipeline, "load_lora_weights", fails)
+    with pytest.raises(ValueError, match=r"adapter 'nowhere' cannot be loaded .*not known.*; give a folder or hub id"):
+        public.load_lora_weights("nowhere")
+    for pipeline in (public, public.pipeline):
+        with pytest.raises(ValueError, match=r"adapter 'nowhere' cannot be put on 'm' .*not known"):
+            Source("m", lora="nowhere")._ready(pipeline, "cpu")
 
 
 def test_an_adapter_changes_the_pictures_of_public_weights(tmp_path):

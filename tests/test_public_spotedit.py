@@ -37,6 +37,7 @@ from transformers import (
 )
 
 from unireal.acceleration import ConditionCache, SpotEdit, TeaCache
+from unireal.acceleration.measure import LiveMemory
 from unireal.acceleration.public import accelerated
 from unireal.model.build import word_tokenizer
 from unireal.public import PUBLIC_MODELS
@@ -297,6 +298,17 @@ def test_several_calls_batches_and_half_precision(pipelines):
         out = as_frame(run(half))
     assert out.dtype == torch.bfloat16
     assert torch.equal(out[..., :16].float(), seen[-1][..., :16])
+
+
+def test_stored_keys_are_gone_when_the_result_is_decoded(pipelines, monkeypatch):
+    pipeline, decode, alive = pipelines["flux"], pipelines["flux"].vae.decode, []
+    for plugins in ((), SpotEdit(judge=left()[0], tau=0.5, **INIT)):
+        with LiveMemory() as memory, accelerated(pipeline, plugins):
+            note = lambda *z, memory=memory, **given: alive.append(memory.now) or decode(*z, **given)  # noqa: E731
+            monkeypatch.setattr(pipeline.vae, "decode", note)
+            pipeline(image=CANVAS, prompt="make it green", num_inference_steps=3, output_type="np")
+    stored = 3 * 2 * 2 * 16**2 * 32 * 4  # keys and values of image tokens in three blocks
+    assert len(alive) == 2 and alive[1] - alive[0] < stored / 4
 
 
 def test_without_a_canvas_of_the_results_size_nothing_is_saved(pipelines):

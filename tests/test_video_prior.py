@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import quiet_pipeline
 from diffusers import (
     AutoencoderKLCogVideoX,
     CogVideoXDDIMScheduler,
@@ -20,10 +22,11 @@ from diffusers import (
 from diffusers.pipelines.cogvideo.pipeline_cogvideox import get_3d_rotary_pos_embed, get_resize_crop_region_for_grid
 from transformers import T5Config, T5EncoderModel
 
+from unireal.config import MODELS
 from unireal.diffusion.flow import add_noise, as_clean, as_velocity, flow_loss
 from unireal.diffusion.guidance import Guidance
 from unireal.diffusion.sampling import Conditions, denoise
-from unireal.model.build import word_tokenizer
+from unireal.model.build import build, word_tokenizer
 from unireal.model.embeddings import frame_times
 from unireal.model.noise_schedule import NoiseSchedule
 from unireal.model.text_encoder import TextFeatures
@@ -337,6 +340,18 @@ def test_text_features_are_the_priors(cogvideox, converted):
     got = pipe.as_components().text(["make the circle blue"])
     assert got.mask.all()
     torch.testing.assert_close(got.features, expected, atol=TOLERANCE, rtol=0)
+
+
+def test_a_fresh_model_takes_the_encoders_of_a_priors_pipeline(cogvideox):
+    """Google's repository of T5 holds no safetensors."""
+    small = {"num_layers": 1, "num_attention_heads": 2, "attention_head_dim": 16, "in_channels": 4, "pad_text": True}
+    config = replace(MODELS["2b"], transformer=small, text=str(cogvideox), vae=str(cogvideox))
+    parts, theirs = build(config, []), CogVideoXPipeline.from_pretrained(cogvideox)
+    text = quiet_pipeline(parts).as_components().text
+    expected = theirs.encode_prompt("make the circle blue", do_classifier_free_guidance=False)[0]
+    torch.testing.assert_close(text(["make the circle blue"]).features, expected, atol=TOLERANCE, rtol=0)
+    assert text.frozen and isinstance(parts.vae, AutoencoderKLCogVideoX)
+    assert all(MODELS[size].text == MODELS[size].vae for size in ("2b", "5b"))
 
 
 def test_trains(converted):

@@ -175,7 +175,7 @@ def teach(model: torch.nn.Module, inputs: dict, labels: torch.Tensor) -> None:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        if loss.item() < 0.05:
+        if loss.item() < 0.01:
             return
     raise AssertionError(f"the tiny model has not learnt its answer, the loss is {loss.item():.3f}")
 

@@ -13,12 +13,13 @@ from contextlib import AbstractContextManager, ExitStack
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from warnings import filterwarnings
 
 from unireal.arguments import failed, one_line, usable_device
 from unireal.conditions import with_conditions
 from unireal.files import check_writable, numbered, replacing
 from unireal.jobs import run_jobs
-from unireal.metadata import Recipe, check_metadata_output, png_infos, video_comment, with_metadata
+from unireal.metadata import Recipe, check_metadata_output, png_infos, video_comment, with_metadata, with_numbers
 from unireal.notices import collected
 from unireal.options import listing, make_parser, task_table
 from unireal.tasks import TASKS, TaskSpec, get_task
@@ -123,7 +124,7 @@ def run(options: argparse.Namespace) -> dict:
         public.check(options.task, request | scales, plugins)
     pipeline, loading = _load(options.model, options.lora, device, options.dtype)
     pipeline.set_progress_bar_config(disable=options.json or not sys.stderr.isatty())
-    recipe = _recipe(options, asked)
+    recipe = _recipe(options, asked, plugins)
     how = recipe.sampling() | {"accelerate": plugins}
     started = time.perf_counter()
     with _told() as more:
@@ -161,10 +162,12 @@ def _chosen(images: list, number: int | None) -> dict[int, Any]:
     return dict(enumerate(images)) if number is None else {number: images[number]}
 
 
-def _recipe(options: argparse.Namespace, asked: Request) -> Recipe:
+def _recipe(options: argparse.Namespace, asked: Request, plugins: tuple) -> Recipe:
     """What decides the results of a call."""
+    pairs = zip(options.accelerate, plugins, strict=True)
+    accelerate = tuple(with_numbers(text, getattr(plugin, "polynomial", ())) for text, plugin in pairs)
     names = ("model", "seed", "steps", "guidance", "image_guidance", "negative_prompt", "dtype", "lora", "fps")
-    return Recipe(asked, accelerate=tuple(options.accelerate), **{name: getattr(options, name) for name in names})
+    return Recipe(asked, accelerate=accelerate, **{name: getattr(options, name) for name in names})
 
 
 @lru_cache(maxsize=1)  # the jobs of one call share it, as they share the pipeline
@@ -242,6 +245,7 @@ def _quiet() -> None:
     for library in (diffusers.utils.logging, transformers.utils.logging):
         library.set_verbosity_error()
         library.disable_progress_bar()
+    filterwarnings("ignore", module="huggingface_hub")  # of arguments with which diffusers calls it
 
 
 def _save(images: list, output: Path, how: list[dict] | None = None) -> list[str]:

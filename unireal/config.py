@@ -13,7 +13,8 @@ class ModelConfig:
     """A model to be built from nothing.
 
     transformer: arguments of UniRealTransformer; text_embed_dim and max_text_length follow from the rest.
-    text:        arguments of transformers' T5Config for a T5 that is trained jointly, or a hub id of a frozen one.
+    text:        arguments of transformers' T5Config for a T5 that is trained jointly, or a pipeline's folder or hub id
+                 with a frozen one (T5-v1.1-XXL in CogVideoX; Google's own repository has it pickled only).
     vae:         a folder or hub id of a diffusers VAE, or None to work on pixels.
     native_size: (H, W) in pixels that the model is trained at, the default size of tasks without a canvas.
     asset_scale: sides of assets in its training, as a share of the results'.
@@ -93,7 +94,7 @@ MODELS: dict[str, ModelConfig] = {
             "position_embedding": "sincos",
             "spatial_interpolation_scale": 1.875,
         },
-        text="google/t5-v1_1-xxl",
+        text="zai-org/CogVideoX-2b",
         vae="zai-org/CogVideoX-2b",
         native_size=(256, 256),
         max_text_length=226,
@@ -109,7 +110,7 @@ MODELS: dict[str, ModelConfig] = {
             "attention_bias": True,
             "pad_text": True,
         },
-        text="google/t5-v1_1-xxl",
+        text="zai-org/CogVideoX-5b",
         vae="zai-org/CogVideoX-5b",
         native_size=(256, 256),
         max_text_length=226,

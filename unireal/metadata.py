@@ -11,6 +11,8 @@ from __future__ import annotations
 import argparse
 import base64
 import json
+import re
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -36,6 +38,7 @@ MAX_COMMENT = 8 << 20  # the same for a video; Matroska's readers take no text o
 _OPTIONS = ("prompt", "expand", "size", "context", "num_results", "num_frames", "fps", "seed", "steps", "guidance",
             "image_guidance", "negative_prompt", "accelerate", "model", "dtype")  # fmt: skip
 _PICTURES = ("canvas", "asset", "control", "mask")
+_POLYNOMIAL_FILE = re.compile(r"(?<=:polynomial=)(?!\()[^:]*")  # TeaCache's, in a file instead of as numbers
 _MAKERS = {"prompt": ("audio", "class_label"), "control": ("layout", "drag")}  # options that say the same in other ways
 
 
@@ -157,6 +160,8 @@ def with_metadata(parser: argparse.ArgumentParser, arguments: list[str]) -> argp
     path = given.from_metadata
     chunks = _read_texts(path)
     record = _record(chunks, path)
+    if _POLYNOMIAL_FILE.search(record["options"].get("accelerate", "")) and not given.accelerate:
+        raise ValueError(f"{str(path)!r} names another file, of a polynomial, which is not read; give --accelerate")
     kept = {name: value for name, value in record["options"].items() if not _made(given, name)}
     words = [f"--{name.replace('_', '-')}={value}" for name, value in kept.items()]
     options = parser.parse_args([*([record["task"]] if given.task is None else []), *words, *arguments])
@@ -179,6 +184,11 @@ def weights_fingerprint(model: str) -> str | None:
 def model_name(model: str) -> str:
     """A folder goes by its name alone: where it lies is nobody's business."""
     return Path(model).resolve().name if model not in SHIPPED and Path(model).is_dir() else model
+
+
+def with_numbers(acceleration: str, polynomial: tuple[float, ...]) -> str:
+    """An acceleration with the numbers in place of a file that holds them: where it lies is nobody's business."""
+    return _POLYNOMIAL_FILE.sub(str(polynomial), acceleration)
 
 
 def _base64(picture: np.ndarray) -> str:
@@ -244,8 +254,10 @@ def _add_pictures(options: argparse.Namespace, entries: list[dict], chunks: dict
         if not isinstance(text, str):
             raise ValueError(f"{str(path)!r} does not hold its pictures, they were too large; give --{option}")
         try:
-            image = decode_png({"bytes": base64.b64decode(text, validate=True)}, f"picture {i} in {str(path)!r}")
-        except ValueError as error:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", Image.DecompressionBombWarning)  # few bytes can be many pixels
+                image = decode_png({"bytes": base64.b64decode(text, validate=True)}, f"picture {i} in {str(path)!r}")
+        except (ValueError, Image.DecompressionBombWarning) as error:
             raise ValueError(f"picture {i} in {str(path)!r} is damaged; give --{option}") from error
         if option == "mask":
             options.mask = image

@@ -223,7 +223,7 @@ def _file(slot: Slot) -> str:
 
 
 def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",")]
+    return [name.strip() for name in re.split(r",(?![^()]*\))", text)]  # numbers in brackets belong together
 
 
 def _control(text: str) -> tuple[str, str]:

@@ -275,7 +275,7 @@ class UniRealPipeline(LoadablePipeline):
                 return None if changed is None else checked_latents(changed, shapes, device)
 
             return denoise(self.transformer, self.scheduler, noise, given, how.guidance, num_steps, after_step,
-                how.plugins, codec, interrupted=lambda: self.interrupt)  # fmt: skip
+                how.plugins, codec, interrupted=lambda: self.interrupt, generator=how.generator)  # fmt: skip
 
     @torch.no_grad()
     def _decoded(self, samples: Sequence[Sample], latents: list[torch.Tensor], how: _How) -> list[list[np.ndarray]]:

@@ -128,8 +128,12 @@ class PublicPipeline:
         self.pipeline.set_progress_bar_config(**options)
 
     def load_lora_weights(self, folder: str | Path) -> None:
-        """Puts an adapter for this pipeline on it; safetensors only."""
-        self.pipeline.load_lora_weights(str(folder), use_safetensors=True)
+        """Puts an adapter for this pipeline on it; safetensors only. Raises ValueError if it cannot be had."""
+        try:
+            self.pipeline.load_lora_weights(str(folder), use_safetensors=True)
+        except Exception as error:  # the hub's client raises errors of many kinds
+            told = f"adapter {str(folder)!r} cannot be loaded ({' '.join(str(error).split())})"
+            raise ValueError(f"{told}; give a folder or hub id of one for a {self.model.pipeline}") from error
 
     def __call__(
         self,

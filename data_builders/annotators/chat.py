@@ -18,11 +18,15 @@ from data_builders.errors import one_line
 
 DEFAULT = "Qwen/Qwen2.5-VL-7B-Instruct"
 TEMPERATURE, TOP_P = 0.7, 0.9  # Ditto's, for captions and instructions
-# Settings that new models reject, and by what they replace them; None: by nothing, they have their own.
-_INSTEAD = {"max_tokens": "max_completion_tokens", "temperature": None, "top_p": None}
+# Settings that models or servers reject, and by what they replace them; None: by nothing, they have their own.
+_INSTEAD = {"max_tokens": "max_completion_tokens", "temperature": None, "top_p": None, "top_k": None}
 _JPEG_QUALITY = 95
 _PATIENCE = 10.0  # seconds, with a server that is only to show that it is there
 _BOUNDS = ("minLength", "maxLength", "minItems", "maxItems", "minimum", "maximum")
+
+
+class Unusable(ValueError):  # noqa: N818 - it is an answer, not a mistake
+    """An answer of which nothing can be made, so that it is asked for again; the message says what is wrong with it."""
 
 
 class Chat(Protocol):
@@ -34,8 +38,8 @@ class Chat(Protocol):
         """The model's answer, the same for the same arguments as far as the model allows.
 
         schema: JSON schema of the answer; a model may use it to decode, and need not obey it. None for prose.
-        Raises Refused if the model declines, ConnectionError if it cannot be reached or rejects the request, both of
-        which whoever runs the server can mend.
+        Raises Unusable for an answer that ends in the middle, Refused if the model declines, ConnectionError if it
+        cannot be reached or rejects the request, both of which whoever runs the server can mend.
         """
 
 
@@ -66,9 +70,18 @@ class LocalChat:
         device = self.model.device
         with torch.inference_mode(), torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(seed)
-            sampling = {"do_sample": True, "temperature": TEMPERATURE, "top_p": TOP_P}
+            # Without top_k, Qwen2.5-VL's own setting takes the likeliest word always, whatever the seed.
+            sampling = {"do_sample": True, "temperature": TEMPERATURE, "top_p": TOP_P, "top_k": 0}
             tokens = self.model.generate(**inputs, **sampling, max_new_tokens=self.max_new_tokens)
-        return self.processor.decode(tokens[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        answer = tokens[0, inputs["input_ids"].shape[1] :]
+        if len(answer) == self.max_new_tokens and answer[-1].item() not in self._ends():
+            raise Unusable(_cut_off(self.max_new_tokens))
+        return self.processor.decode(answer, skip_special_tokens=True)
+
+    def _ends(self) -> list[int]:
+        """The tokens that end an answer."""
+        told = self.model.generation_config.eos_token_id
+        return [] if told is None else [told] if isinstance(told, int) else list(told)
 
 
 class EndpointChat:
@@ -94,8 +107,10 @@ class EndpointChat:
         if not url.startswith(("http://", "https://")):
             raise ValueError(f"an endpoint is a URL that starts with http:// or https://, got {url!r}")
         self.url, self.name, self.structured = url, model, structured
-        self.timeout, self.retries = timeout, retries
-        self.settings = {"max_tokens": max_tokens, "temperature": TEMPERATURE, "top_p": TOP_P}
+        self.timeout, self.retries, self.max_tokens = timeout, retries, max_tokens
+        # top_k: no part of the protocol, but servers such as vLLM take what is not told from the model's folder, and
+        # that of Qwen2.5-VL has the likeliest word taken always.
+        self.settings = {"max_tokens": max_tokens, "temperature": TEMPERATURE, "top_p": TOP_P, "top_k": -1}
         self.max_side = max_side
         self._client: Any = None
 
@@ -149,8 +164,8 @@ class EndpointChat:
 
         while True:
             try:
-                return self.client.chat.completions.create(**request, **self.settings)
-            except openai.BadRequestError as error:
+                return self.client.chat.completions.create(**request, extra_body=self.settings)
+            except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
                 rejected = next((name for name in self.settings if _rejects(str(error), name)), None)
                 if rejected is None:
                     raise
@@ -185,6 +200,8 @@ class EndpointChat:
             raise Refused(f"{self.name} declined: {message.refusal[:120]}")
         if choices and choices[0].finish_reason == "content_filter":
             raise Refused(f"{self.name} declined: its content filter")
+        if choices and choices[0].finish_reason == "length":
+            raise Unusable(_cut_off(self.max_tokens))
         return message.content or ""
 
 
@@ -192,7 +209,13 @@ def _rejects(complaint: str, setting: str) -> bool:
     """Whether a server does not know a setting at all, whatever its value."""
     if (other := _INSTEAD.get(setting)) is not None:
         return other in complaint
+    if setting == "top_k":  # no part of the protocol: a server that speaks of it does not know it, or not as it is
+        return setting in complaint
     return setting in _INSTEAD and setting in complaint and bool(re.search("support|allow|deprecat|both", complaint))
+
+
+def _cut_off(tokens: int) -> str:
+    return f"it was longer than {tokens} tokens, thoughts included, and cut off"
 
 
 def _decodable(schema: Any) -> Any:

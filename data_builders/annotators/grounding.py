@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -13,6 +14,14 @@ from data_builders.annotators.weights import load_model, load_processor, model_t
 
 DEFAULT = "IDEA-Research/grounding-dino-base"
 _FLORENCE_TASK = "<CAPTION_TO_PHRASE_GROUNDING>"
+# What a phrase begins with before it names the thing, and what it goes on with after it
+_BEFORE = re.compile(r"^(the |an? |some )*((pair|group|crowd|bunch|set|row|stack|pile|piece|slice)s? of (the )?)?")
+_AFTER = re.compile(
+    r"[;:(]| (in|on|with|without|of|at|by|near|next|behind|beside|between|among|under|below|above|over|inside|outside"
+    r"|against|across|along|around|from|to|for|that|which|who|whose|made|dressed|wearing|holding|carrying|riding"
+    r"|driving|pushing|pulling|using|sitting|standing|lying|leaning|hanging|walking|running|jumping|flying|swimming"
+    r"|moving|playing|dancing|eating|drinking|reading|talking|looking|facing|containing) "
+)
 
 
 class GroundingDino:
@@ -48,7 +57,8 @@ class GroundingDino:
             target_sizes=[image.shape[:2]],
         )[0]
         boxes, scores = found["boxes"].float().tolist(), found["scores"].float().tolist()
-        return _detections(image, boxes, scores, [self._label(text) or phrase for text in found["text_labels"]])
+        labels = [self._label(text) or phrase for text in found["text_labels"]]
+        return _detections(image, phrase, boxes, scores, labels)
 
     def _label(self, words: str) -> str:
         """Without [SEP] and the like, which a box may match as well."""
@@ -85,7 +95,7 @@ class Florence2:
         size = (image.shape[1], image.shape[0])
         found = self.processor.post_process_generation(text=text, task=_FLORENCE_TASK, image_size=size)
         boxes, labels = found[_FLORENCE_TASK]["bboxes"], found[_FLORENCE_TASK]["labels"]
-        return _detections(image, boxes, [1.0] * len(boxes), labels)
+        return _detections(image, phrase, boxes, [1.0] * len(boxes), labels)
 
 
 def load_grounder(source: str = DEFAULT, device: str = "cpu") -> GroundingDino | Florence2:
@@ -95,11 +105,26 @@ def load_grounder(source: str = DEFAULT, device: str = "cpu") -> GroundingDino |
 
 
 def _detections(
-    image: np.ndarray, boxes: Iterable[list[float]], scores: Iterable[float], labels: Iterable[str]
+    image: np.ndarray, phrase: str, boxes: Iterable[list[float]], scores: Iterable[float], labels: Iterable[str]
 ) -> list[Detection]:
-    """Best first; what lies outside the picture is cut off."""
+    """Best first; what lies outside the picture is cut off. Boxes of other words of the phrase are left out."""
     corners = (tuple(map(float, box)) for box in boxes)
     parts = (clipped((x1, y1, x2, y2), image.shape[:2]) for x1, y1, x2, y2 in corners)
     found = zip(parts, scores, labels, strict=True)
-    detections = [Detection(box, score, label) for box, score, label in found if box is not None]
+    nouns = named(phrase)
+    named_boxes = (one for one in found if any(_says(one[2], noun) for noun in nouns))
+    detections = [Detection(box, score, label) for box, score, label in named_boxes if box is not None]
     return sorted(detections, key=lambda detection: -detection.score)
+
+
+def named(phrase: str) -> set[str]:
+    """The nouns of what a phrase names: "wheel" of "the front wheel of the car", both of "the man and the dog"."""
+    told = _AFTER.split(_BEFORE.sub("", phrase.lower().strip()) + " ")[0]
+    parts = [part.split() for part in re.split(",| and | or ", told)]
+    return {words[-1].rstrip(".") for words in parts if words} or {""}
+
+
+def _says(label: str, noun: str) -> bool:
+    """Whether a label holds the noun, or a piece of it: detectors know rare words by their pieces."""
+    words = (word.strip("#.,") for word in label.lower().split())
+    return any(word == noun or (len(word) > 2 and (word in noun or noun in word)) for word in words)

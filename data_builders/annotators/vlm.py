@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from data_builders.annotators.chat import Chat
+from data_builders.annotators.chat import Chat, Unusable
 from data_builders.annotators.protocols import CRITERIA, Frames, Instruction, Refused, VideoInstruction, sequence
 
 _TEXT = {"type": "string", "minLength": 3, "maxLength": 600}
@@ -46,7 +46,8 @@ _FIND_OBJECTS = (
 _INSTRUCT = (
     "The first picture is before and the second after, both from a video with this caption: {caption}\n"
     "Write the precise instruction to an image editor that turns the first picture into the second, the reverse "
-    "instruction that turns the second into the first, and short phrases of the objects that change."
+    "instruction that turns the second into the first, and short phrases of the objects that change. If nothing that "
+    'can be seen changes, both instructions are "nothing".'
 )
 _VIDEO_INSTRUCT = (
     "These are {count} frames of a video with this caption: {caption}\n"
@@ -63,6 +64,12 @@ _AGAIN = "\nYour last answer could not be used: {problem}"
 # How models begin that decline in words, which would become the caption of the record
 _DECLINES = re.compile(
     r"(I[’']?m|I am) (sorry|unable|not able)|sorry\b|I (can[’']?t|can ?not)\b|as an AI\b|unfortunately, I\b",
+    re.IGNORECASE,
+)
+# How an instruction begins that asks for nothing, and would teach that some words are to be left undone
+_NOTHING = re.compile(
+    r"(nothing|none)\b|(there (is|are) |make )?no (\w+ )?(changes?|differences?|edits?)\b"
+    r"|keep \w+ \w+ (the same|unchanged)",
     re.IGNORECASE,
 )
 _THOUGHTS_END = "</think>"  # of models that think aloud; some chat templates open the thoughts in the question
@@ -94,6 +101,8 @@ class VisionLanguageAnnotator:
 
     def instruct(self, before: np.ndarray, after: np.ndarray, caption: str) -> Instruction:
         answer = self._ask(_INSTRUCT.format(caption=caption), [before, after], _INSTRUCTION)
+        if any(_NOTHING.match(answer[way].strip()) for way in ("instruction", "reverse")):
+            raise Refused(f"{self.name} sees no change between the two frames")
         return Instruction(answer["instruction"].strip(), answer["reverse"].strip(), _phrases(answer["objects"]))
 
     def video_instruction(self, frames: Frames, caption: str, seed: int = 0) -> VideoInstruction:
@@ -124,11 +133,11 @@ class VisionLanguageAnnotator:
         try:
             for attempt in range(self.attempts):
                 self.counts["retried"] += attempt > 0
-                answer = self.chat.reply(text + note, images, schema, self._seed_for(text, images, attempt, seed))
-                answer = answer.rpartition(_THOUGHTS_END)[2]
                 try:
+                    answer = self.chat.reply(text + note, images, schema, self._seed_for(text, images, attempt, seed))
+                    answer = answer.rpartition(_THOUGHTS_END)[2]
                     return _prose(answer) if schema is None else _parse(answer, schema)
-                except ValueError as error:
+                except Unusable as error:
                     note = _AGAIN.format(problem=error)
             raise Refused(f"{self.name} gave no usable answer in {self.attempts} attempts;{note.split(':', 1)[1]}")
         except Refused:
@@ -146,26 +155,26 @@ class VisionLanguageAnnotator:
 def _prose(answer: str) -> str:
     words = " ".join(answer.split()).strip('" ')
     if not words:
-        raise ValueError("it was empty")
+        raise Unusable("it was empty")
     if _DECLINES.match(words):
-        raise ValueError(f"it declines, {words[:80]!r}")
+        raise Unusable(f"it declines, {words[:80]!r}")
     return words
 
 
 def _parse(answer: str, schema: dict[str, Any]) -> Any:
-    """The JSON of an answer, also from a Markdown fence. Raises ValueError that says what does not fit."""
+    """The JSON of an answer, also from a Markdown fence. Raises Unusable that says what does not fit."""
     import jsonschema
 
     fenced = re.search(r"```(?:json)?\s*(.*?)```", answer, re.DOTALL)
     try:
         found = json.loads(fenced[1] if fenced else answer)
     except ValueError as error:
-        raise ValueError(f"it is not JSON ({error})") from error
+        raise Unusable(f"it is not JSON ({error})") from error
     try:
         jsonschema.validate(found, schema)
     except jsonschema.ValidationError as error:
         where = ".".join(map(str, error.absolute_path)) or "the answer"
-        raise ValueError(f"{where}: {error.message[:200]}") from error
+        raise Unusable(f"{where}: {error.message[:200]}") from error
     return found
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -23,6 +24,9 @@ from data_builders.annotators.protocols import Annotators
 from data_builders.annotators.weights import on_device
 from data_builders.errors import one_line
 from data_builders.frames import grey
+
+_SHIFTS = (3.0, 5.0)  # of the times, as Wan's authors have them for 832x480 and for 1280x720 pixels
+_SMALL = 832 * 480
 
 
 class ImageEditor(Protocol):
@@ -103,10 +107,11 @@ class WanGenerator:
     def from_pretrained(cls, source: str, device: str = "cpu", **rest: Any) -> WanGenerator:
         from diffusers import WanVACEPipeline
 
-        return cls(_load(WanVACEPipeline, source, device), source, **rest)
+        return cls(_load(WanVACEPipeline, source, device, dtype=_wan_dtypes(device)), source, **rest)
 
     def generate(self, depth: Sequence[np.ndarray], key: np.ndarray, instruction: str, seed: int) -> list[np.ndarray]:
         frames, size = _wan_video(vace_depth(depth), self.pipeline)
+        self._shift_times(size)
         reference = _resized([key], size)[0]
         made = self.pipeline(
             video=frames,
@@ -122,6 +127,12 @@ class WanGenerator:
             output_type="np",
         )
         return _resized(_to_bytes(made.frames[0]), key.shape[:2])
+
+    def _shift_times(self, size: tuple[int, int]) -> None:
+        """What is stored with Wan's weights is meant for 832x480 pixels; larger ones take more of the noisy times."""
+        scheduler, shift = self.pipeline.scheduler, _SHIFTS[size[0] * size[1] > _SMALL]
+        if scheduler.config.get("flow_shift") in _SHIFTS:
+            self.pipeline.scheduler = scheduler.from_config(scheduler.config, flow_shift=shift)
 
 
 def vace_depth(depth: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -157,15 +168,10 @@ class WanRefiner:
 
     @classmethod
     def from_pretrained(cls, source: str, device: str = "cpu", **rest: Any) -> WanRefiner:
-        from diffusers import WanTransformer3DModel, WanVideoToVideoPipeline
+        from diffusers import WanVideoToVideoPipeline
 
-        parts = WanVideoToVideoPipeline.load_config(source)
-        given = {}
-        if "transformer_2" in parts and parts["transformer_2"][0] is not None:  # Wan2.2's expert for low noise
-            given["transformer"] = WanTransformer3DModel.from_pretrained(
-                source, subfolder="transformer_2", dtype=_dtype(device), use_safetensors=True
-            )
-        return cls(_load(WanVideoToVideoPipeline, source, device, **given), source, **rest)
+        expert = _expert_for_low_noise(source, device)
+        return cls(_load(WanVideoToVideoPipeline, source, device, dtype=_wan_dtypes(device), **expert), source, **rest)
 
     def refine(self, frames: Sequence[np.ndarray], instruction: str, seed: int) -> list[np.ndarray]:
         given, size = _wan_video(frames, self.pipeline)
@@ -188,10 +194,8 @@ def _check(source: str) -> None:
     """Raises ValueError if there is no pipeline. Its weights are left alone."""
     from diffusers import DiffusionPipeline
 
-    try:
+    with _told(source):
         DiffusionPipeline.load_config(source)
-    except (OSError, ValueError) as error:
-        raise _not_loaded(source, error) from error
 
 
 GENERATORS: dict[str, Part] = {
@@ -224,22 +228,47 @@ def load_studio(annotators: Annotators, specs: dict[str, str], devices: Devices 
 
 
 def _load(kind: Any, source: str, device: str, **parts: Any) -> Any:
-    try:
-        pipeline = kind.from_pretrained(source, dtype=_dtype(device), use_safetensors=True, **parts)
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise _not_loaded(source, error) from error
+    with _told(source):
+        pipeline = kind.from_pretrained(source, **({"dtype": _dtype(device), "use_safetensors": True} | parts))
     pipeline.set_progress_bar_config(disable=True)
     return on_device(pipeline, device)
 
 
-def _not_loaded(source: str, error: Exception) -> ValueError:
-    return ValueError(f"cannot load {source!r} ({one_line(error)}); give a folder or hub id of diffusers")
+def _expert_for_low_noise(source: str, device: str) -> dict[str, Any]:
+    """Wan2.2's, as `transformer`; nothing where there is but one transformer."""
+    from diffusers import WanTransformer3DModel, WanVideoToVideoPipeline
+
+    with _told(source):
+        parts = WanVideoToVideoPipeline.load_config(source)
+        if parts.get("transformer_2", [None])[0] is None:
+            return {}
+        given = {"subfolder": "transformer_2", "dtype": _dtype(device), "use_safetensors": True}
+        return {"transformer": WanTransformer3DModel.from_pretrained(source, **given)}
+
+
+@contextmanager
+def _told(source: str) -> Iterator[None]:
+    """What goes wrong while something is loaded, as a ValueError."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    # RuntimeError for weights of other shapes, SafetensorError for a file that is cut off
+    except (OSError, ValueError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
+        raise ValueError(f"cannot load {source!r} ({one_line(error)}); give a folder or hub id of diffusers") from error
 
 
 def _dtype(device: str) -> Any:
     import torch
 
     return torch.float32 if device == "cpu" else torch.bfloat16
+
+
+def _wan_dtypes(device: str) -> Any:
+    """Wan's VAE stays in 32 bits, as its authors run it."""
+    import torch
+
+    return {"default": _dtype(device), "vae": torch.float32}
 
 
 def _generator(seed: int) -> Any:

@@ -18,6 +18,7 @@ from data_builders.frames import asset, canvas, erase, mask_frame, result
 from unireal.sample import Role, Sample
 
 _NEEDS = ("captioner", "grounder", "segmenter")
+_VERSION = 2  # 1 had specks of masks widen what is cut out, and holes
 
 
 def multi_object(view: Footage, annotators: Annotators, options: ObjectOptions) -> Iterator[Sample]:
@@ -94,6 +95,7 @@ MULTI_OBJECT = VideoBuilder(
     multi_object,
     needs=_NEEDS,
     options=ObjectOptions,
+    version=_VERSION,
 )
 INSERTION = VideoBuilder(
     "insertion",
@@ -102,6 +104,7 @@ INSERTION = VideoBuilder(
     insertion,
     needs=_NEEDS,
     options=InsertionOptions,
+    version=_VERSION,
 )
 OBJECT_ADD = VideoBuilder(
     "object_add",
@@ -110,6 +113,7 @@ OBJECT_ADD = VideoBuilder(
     object_add,
     needs=_NEEDS,
     options=ObjectOptions,
+    version=_VERSION,
 )
 SEGMENTATION = VideoBuilder(
     "segmentation",

@@ -75,10 +75,11 @@ def make(view: Footage, studio: Studio, options: VideoEditOptions) -> Iterator[S
     if studio.refiner is not None:
         edited = studio.refiner.refine(edited, told.video_instruction, seed)
         original = original[: len(edited)]
-    back = studio.instructor.instruct(edited[0], original[0], caption).instruction
     facts = {"caption": caption, "scope": told.scope, "scores": scores, "seed": seed}
     there, real = synthetic("video_edit"), TASKS["video_edit"].context
     yield from _windows(view, told.video_instruction, there, original, edited, options.window, facts)
+    # last: if there are no words for the way back, the way there is kept
+    back = studio.instructor.instruct(edited[0], original[0], caption).instruction
     yield from _windows(view, back, real, edited, original, options.window, facts | {"reversed": True})
 
 
@@ -111,6 +112,7 @@ VIDEO_EDIT = VideoBuilder(
     fps=None,
     frames=101,
     # 1 had depth on a scale of its own for each frame, 2 key frames made as squares or without guidance, 3 no result
-    # that was called synthetic, 4 the same instruction in all views of a clip, whatever the seed
-    version=5,
+    # that was called synthetic, 4 the same instruction in all views of a clip, whatever the seed, 5 large videos at the
+    # times of small ones
+    version=6,
 )

@@ -29,6 +29,7 @@ class _Enough(Exception):  # noqa: N818 - a signal, no error
     """Ends a decoder's pass once its first layers have run."""
 
 
+@torch.compiler.disable
 def decoder_features(codec: FrameCodec, latent: torch.Tensor) -> list[torch.Tensor]:
     """Outputs (B, channels, rows, columns) of the first layers of a VAE's decoder for latents (B, C, h, w).
 
@@ -52,7 +53,8 @@ def decoder_features(codec: FrameCodec, latent: torch.Tensor) -> list[torch.Tens
 
     handles = [layer.register_forward_hook(keep) for layer in layers]
     try:
-        codec.decode(latent, (latent.shape[-2], latent.shape[-1]))
+        with torch.compiler.set_stance("force_eager"):  # what was compiled before does not see these hooks
+            codec.decode(latent, (latent.shape[-2], latent.shape[-1]))
     except _Enough:
         pass
     finally:

@@ -53,7 +53,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def precompute(options: argparse.Namespace) -> None:
     """Raises ValueError for an unknown source or model, or an output that is in use, and OSError if it cannot write."""
     from unireal.model.folder import encoders_fingerprint, find_model
-    from unireal.pipeline import UniRealPipeline
 
     folder: Path = options.output
     if folder.exists() and any(folder.iterdir()):
@@ -64,8 +63,7 @@ def precompute(options: argparse.Namespace) -> None:
     device = usable_device(options.device)
     mixture = Mixture((Source(options.source),))
     count = _count(mixture, options)
-    pipeline = UniRealPipeline.from_pretrained(model).to(device)
-    encoder = Encoder(pipeline.as_components(), options.batch_size, options.dtype)
+    encoder = Encoder(_encoders(model, device), device, options.batch_size, options.dtype)
     cut = CutPrompts(encoder.components.text.cut_off)
     samples, shards = _ordered(mixture, count, cut), 0
     progress = tqdm(total=count, unit="sample", disable=None)
@@ -91,6 +89,27 @@ def precompute(options: argparse.Namespace) -> None:
         print(f"{cut.count} prompts are longer than the text encoder reads; their ends were cut off")
 
 
+def _encoders(model: Path, device: str) -> Components:
+    """Text encoder and VAE of a model on a device. The transformer is not loaded: only its settings are asked for."""
+    import torch
+
+    from unireal.loading import stored_types
+    from unireal.model.transformer import UniRealTransformer
+    from unireal.pipeline import UniRealPipeline
+
+    types = stored_types(model)
+    if device == "cpu":  # where half precision is slow
+        types = {"default": torch.float32}
+    with torch.device("meta"):
+        config = UniRealTransformer.load_config(model, subfolder="transformer")
+        transformer = UniRealTransformer.from_config(config)
+    components = UniRealPipeline.from_pretrained(model, transformer=transformer, dtype=types).as_components()
+    for part in (components.text_encoder, components.vae):
+        if part is not None:
+            part.to(device)
+    return components
+
+
 def _count(mixture: Mixture, options: argparse.Namespace) -> int:
     (source,) = mixture.sources
     if options.num is not None and options.num < 1:
@@ -111,10 +130,11 @@ def _ordered(mixture: Mixture, count: int, cut: CutPrompts) -> Iterator[Sample]:
 
 
 class Encoder:
-    """components: of the model; batch_size: frames or texts at once; dtype: of latents and features, for numpy."""
+    """components: of the model, its text encoder and VAE on the device; batch_size: frames or texts at once; dtype: of
+    latents and features, for numpy."""
 
-    def __init__(self, components: Components, batch_size: int, dtype: str):
-        self.components, self.batch_size, self.dtype = components, batch_size, dtype
+    def __init__(self, components: Components, device: str, batch_size: int, dtype: str):
+        self.components, self.device, self.batch_size, self.dtype = components, device, batch_size, dtype
         self.known: set[str] = set()
 
     def new_texts(self, samples: Sequence[Sample]) -> dict[str, EncodedText]:
@@ -151,7 +171,7 @@ class Encoder:
         """Frames of one size are encoded together."""
         import torch
 
-        codec, device = self.components.codec, self.components.transformer.device
+        codec, device = self.components.codec, self.device
         by_size: dict[tuple[int, int], list[int]] = defaultdict(list)
         for number, frame in enumerate(frames):
             by_size[frame.size].append(number)

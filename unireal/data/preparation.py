@@ -135,13 +135,28 @@ def fitted(sample: Sample, side: int, multiple: int) -> Sample:
 
     def fit(frame: Frame) -> Frame:
         size = fitted_size(frame.size, side, multiple)
-        return frame if frame.image.ndim == 2 and size == frame.size else resized(_eight_bits(frame), size)
+        if frame.image.ndim == 2 and size == frame.size:
+            return frame
+        frame = _eight_bits(frame)
+        if frame.kind == "edge" and size[0] * size[1] < frame.size[0] * frame.size[1]:
+            return replace(frame, image=_brightest(frame.image, size))
+        return resized(frame, size)
 
     mask = sample.mask
     if mask is not None:
         height, width = fitted_size(mask.shape, side, multiple)
         mask = np.array(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
     return replace(sample, inputs=tuple(map(fit, sample.inputs)), results=tuple(map(fit, sample.results)), mask=mask)
+
+
+def _brightest(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The image at a smaller size (height, width), each pixel the brightest of those that it stands for.
+
+    Thin white lines stay white, where averages make them fade: those of 1280x720 pixels at 256 to a quarter.
+    """
+    for axis, length in enumerate(size):
+        image = np.maximum.reduceat(image, np.arange(length) * image.shape[axis] // length, axis=axis)
+    return image
 
 
 def fitted_size(size: tuple[int, int], side: int, multiple: int) -> tuple[int, int]:

@@ -10,6 +10,7 @@ import gradio as gr
 from unireal.demo.controls import ControlFrame
 from unireal.demo.events import QUIET
 from unireal.demo.limits import Limits
+from unireal.demo.numeric import SliderInput
 from unireal.demo.uploads import painting_input, picture_input, read_painting, read_picture
 from unireal.sample import Role
 from unireal.tasks import Slot, TaskSpec
@@ -136,7 +137,7 @@ class Borders:
     def __init__(self, limits: Limits):
         with gr.Group(elem_classes=["card"]), gr.Row():
             self.parameters = {
-                side: gr.Slider(0, limits.side // 2, value=0, step=1, label=f"{side}, pixels", min_width=120)
+                side: SliderInput(0, limits.side // 2, value=0, step=1, label=f"{side}, pixels", min_width=120)
                 for side in self.SIDES
             }
 

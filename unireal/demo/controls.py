@@ -10,7 +10,7 @@ import numpy as np
 
 from unireal.conditions import PALETTE
 from unireal.demo import marks
-from unireal.demo.events import QUIET, told
+from unireal.demo.events import QUIET
 from unireal.demo.limits import Limits
 from unireal.demo.uploads import picture_input, read_picture
 
@@ -54,34 +54,47 @@ class _Marking:
                 undo, clear = gr.Button("undo", size="sm"), gr.Button("clear", size="sm")
             self.text = gr.Textbox(label="as JSON", value="", lines=1, max_length=10_000)
         self.pending = gr.State(None)
-        given, shown = [kind, self.text, picture], [self.board, self.pending]
+        given, shown = [kind, self.text, picture], [self.board, self.pending, self.help]
         self.board.select(self._clicked, [*given, self.color, self.pending], [self.text, *shown], **QUIET)
-        undo.click(marks.removed, [kind, self.text], self.text, **QUIET)
+        undo.click(self._undone, [kind, self.text], self.text, **QUIET)
         clear.click(lambda: "", None, self.text, **QUIET)
         gr.on([self.text.change, picture.change, kind.change, undo.click], self._drawn, given, shown, **QUIET)
-        kind.change(self._chosen, kind, [self.panel, self.help, self.color], **QUIET)
+        kind.change(self._chosen, kind, [self.panel, self.color], **QUIET)
         kind.input(lambda: "", None, self.text, **QUIET)  # boxes are no drags
 
+    # What a visitor does wrong stands in place of the help: the page shows no errors of events beside the queue.
+
     def _clicked(self, kind: str, text: str, path: str | None, color: str, pending: marks.Point | None,
-                 event: gr.SelectData) -> tuple[str, np.ndarray | None, marks.Point | None]:  # fmt: skip
+                 event: gr.SelectData) -> tuple[Any, ...]:  # fmt: skip
         """The first click of a pair waits for the second."""
-        with told():
+        try:
             picture = read_picture(path, "picture", self.limits)
             place = marks.point(kind, text, picture, event.index)
             if pending is None:
-                return text, marks.board(kind, text, picture, place), place
+                return text, marks.board(kind, text, picture, place), place, marks.KINDS[kind].help
             text = marks.added(kind, text, picture, (pending[0], pending[1]), place, color)
-            return text, marks.board(kind, text, picture), None
+            return text, marks.board(kind, text, picture), None, marks.KINDS[kind].help
+        except ValueError as error:
+            return gr.skip(), gr.skip(), None, str(error)
 
-    def _drawn(self, kind: str, text: str, path: str | None) -> tuple[np.ndarray | None, None]:
+    @staticmethod
+    def _undone(kind: str, text: str) -> Any:
+        try:
+            return marks.removed(kind, text)
+        except ValueError:
+            return gr.skip()  # _drawn says why
+
+    def _drawn(self, kind: str, text: str, path: str | None) -> tuple[Any, ...]:
         """The board without a pending click."""
         if kind not in marks.KINDS:
-            return None, None
-        with told():
-            return marks.board(kind, text, read_picture(path, "picture", self.limits)), None
+            return None, None, ""
+        try:
+            picture = read_picture(path, "picture", self.limits)
+            return marks.board(kind, text, picture), None, marks.KINDS[kind].help
+        except ValueError as error:
+            return gr.skip(), None, str(error)
 
     @staticmethod
     def _chosen(kind: str) -> tuple[Any, ...]:
         known = marks.KINDS.get(kind)
-        help_text = known.help if known else ""
-        return gr.update(visible=known is not None), help_text, gr.update(visible=known is marks.KINDS["layout"])
+        return gr.update(visible=known is not None), gr.update(visible=known is marks.KINDS["layout"])

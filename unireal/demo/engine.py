@@ -151,8 +151,13 @@ class Engine:
 
         pipeline, spec = self.pipeline(), TASKS[recipe.request.task]
         clip = open_clip(video)
-        sample, _ = first_window(recipe.request, clip).assemble(pipeline.config.native_size)
-        self._check_sizes(sample, max(pipeline.config.native_size))
+        asked, native = first_window(recipe.request, clip), pipeline.config.native_size
+        if asked.size is None:  # a photograph is refused in the page's words, not in those of the command line
+            for picture in (*asked.canvas, *asked.video, *(frame for _, frame in asked.control)):
+                self._check_size("picture", picture.shape[:2], max(native))
+        sample, _ = asked.assemble(native)
+        for frame in (*sample.inputs, *sample.results):
+            self._check_size(frame.role.value, frame.size, max(native))
         watch = _Watch(put, stop, self.limits.seconds, sample)
         arguments = vars(recipe.request) | {"video": None} | recipe.sampling()
         with collected() as notices:
@@ -165,15 +170,13 @@ class Engine:
         images = [image for frames in out.results for image in frames]
         return Outcome(recipe, sample, watch.seconds(), images, out.edited, notices=notices)
 
-    def _check_sizes(self, sample: Sample, native: int) -> None:
+    def _check_size(self, what: str, size: tuple[int, ...], native: int) -> None:
         most = min(self.limits.side, self.limits.scale * native)
-        for frame in (*sample.inputs, *sample.results):
-            height, width = frame.size
-            if max(height, width) > most:
-                raise ValueError(
-                    f"the {frame.role.value} would have {width}x{height} pixels; with this model, the page takes up to "
-                    f"{most} on a side: set width and height under Advanced, or give a smaller picture"
-                )
+        if max(size) > most:
+            raise ValueError(
+                f"the {what} would have {size[1]}x{size[0]} pixels; with this model, the page takes up to {most} on a "
+                "side: set width and height under Advanced, or give a smaller picture"
+            )
 
     def _save_video(
         self, pipeline: UniRealPipeline, arguments: dict[str, Any], clip: Any, output: Path, watch: _Watch, comment: str

@@ -11,6 +11,7 @@ import gradio as gr
 
 from unireal.demo.cards import cards_of
 from unireal.demo.engine import Engine
+from unireal.demo.numeric import NumberInput, SliderInput, check_numbers
 from unireal.demo.uploads import painting_value
 from unireal.metadata import Recipe
 from unireal.prompts import CONTEXT_KEYWORDS, parse_context
@@ -59,6 +60,7 @@ class Form:
         from unireal.request import Request
 
         given = dict(zip(self.parameters, values, strict=True))
+        check_numbers(self.parameters, given)
         for name in ("prompt", "negative_prompt"):
             if (length := len(given[name] or "")) > self.limits.prompt:
                 told = name.replace("_", " ")
@@ -102,18 +104,18 @@ class Form:
                 list(CONTEXT_KEYWORDS), value=list(parse_context(spec.context)), multiselect=True,
                 label="context prompt", info="put before the instruction",
             ),
-            "num_results": gr.Slider(
+            "num_results": SliderInput(
                 least, min(most, limits.results), value=least, step=1,
                 label="frames at a time" if spec.video else "number of results",
             ),
         }  # fmt: skip
         if spec.video:
             frames = CLIP_FRAMES if any(slot.clip for slot in spec.slots) else 0
-            settings["num_frames"] = gr.Number(
+            settings["num_frames"] = NumberInput(
                 frames, label="frames of the video (0: usual)", precision=0, minimum=0, maximum=limits.frames
             )
         with gr.Row():
-            settings["seed"] = gr.Number(0, label="seed", precision=0, minimum=0, maximum=2**53 - 1, min_width=90)
+            settings["seed"] = NumberInput(0, label="seed", precision=0, minimum=0, maximum=2**53 - 1, min_width=90)
             settings["steps"] = _number("steps", limits.steps, precision=0)
             settings["guidance"] = _number("guidance", 30)
             settings["image_guidance"] = _number("image guidance", 30)
@@ -132,9 +134,9 @@ class Form:
         return settings
 
 
-def _number(label: str, most: float, **options: Any) -> gr.Number:
+def _number(label: str, most: float, **options: Any) -> NumberInput:
     """0 where nothing is chosen: gradio shows an empty number as 0 anyway."""
-    return gr.Number(0, label=label, minimum=0, maximum=most, min_width=90, **options)
+    return NumberInput(0, label=label, minimum=0, maximum=most, min_width=90, **options)
 
 
 def _whole(value: float | None) -> int | None:

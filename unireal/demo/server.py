@@ -27,7 +27,7 @@ CSS = """
 .editor { border: 1px solid var(--border-color-primary) !important; }
 .files .empty { min-height: 100px !important; }
 .shown img { width: 100% !important; height: 100% !important; object-fit: contain !important; }
-.shown .grid-wrap { padding-top: 28px; }
+.shown .grid-wrap, .shown .image-frame { padding-top: 28px; box-sizing: border-box; }
 .shown .grid-container { grid-template-columns: repeat(auto-fill, minmax(110px, 1fr)) !important; }
 .shown img, .slider img { image-rendering: pixelated; }
 .role span { color: var(--neutral-500); margin-left: 0.8em; font-size: 0.9em; }

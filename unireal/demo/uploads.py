@@ -23,14 +23,14 @@ Source = str | bytes  # a file, or what is in one
 Painting = dict[str, Any]  # background: Source; layers: list[Source]
 
 
-class _WithoutStub(ComponentMeta):
+class WithoutStub(ComponentMeta):
     """gradio writes a .pyi file beside the source of every component class; these need none."""
 
     def __new__(cls, name: str, bases: tuple[type, ...], attributes: dict[str, Any]) -> type:
         return ABCMeta.__new__(cls, name, bases, attributes)
 
 
-class PictureInput(gr.Image, metaclass=_WithoutStub):
+class PictureInput(gr.Image, metaclass=WithoutStub):
     """Gives the path of an upload."""
 
     is_template = True  # the page shows it as its base class
@@ -48,7 +48,7 @@ class _Painting(EditorData):
         return {"background": sent} if isinstance(sent, dict) and "path" in sent else sent
 
 
-class PaintingInput(gr.ImageEditor, metaclass=_WithoutStub):
+class PaintingInput(gr.ImageEditor, metaclass=WithoutStub):
     """Gives the files of a picture and of what is painted over it."""
 
     is_template = True

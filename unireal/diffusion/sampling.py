@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FlowMatchLCMScheduler
@@ -143,12 +143,14 @@ def denoise(
     accelerate: Accelerations | tuple[()] = (),
     codec: FrameCodec | None = None,
     interrupted: Callable[[], bool] = lambda: False,
+    generator: Generators = None,
 ) -> list[torch.Tensor]:
     """R clean latent frames (B, C, h, w) from as many of noise.
 
     callback(step, t, latents) runs after every step; if it returns latents, they replace the current ones.
     interrupted: asked after every step whether to stop there.
     accelerate: made by unireal.acceleration.accelerations; codec: between latents and pixels, for plug-ins that ask.
+    generator: of the noise that some schedulers add in every step.
     Raises ValueError for plug-ins that exclude each other, or ask for what the model lacks.
     """
     latents = [x.float() for x in noise]
@@ -165,7 +167,7 @@ def denoise(
             else:
                 velocities = accelerator.velocities(step, batch_t, latents, list(weights))
                 guided = accelerator.guided(float(t), latents, combine(velocities, weights))
-            latents = _euler(scheduler, guided, scheduler.timesteps[step], latents)
+            latents = _euler(scheduler, guided, scheduler.timesteps[step], latents, generator)
             if accelerator is not None and step == num_steps - 1:
                 latents = accelerator.finish(latents)
             if callback is not None and (changed := callback(step, float(t), latents)) is not None:
@@ -184,9 +186,12 @@ def _euler(
     velocities: list[torch.Tensor],
     t: torch.Tensor,
     latents: list[torch.Tensor],
+    generator: Generators,
 ) -> list[torch.Tensor]:
     """One scheduler step for all frames at once, since it counts its calls."""
     flat = torch.cat([x.flatten(1) for x in latents], dim=1)
-    flat = scheduler.step(torch.cat([v.flatten(1) for v in velocities], dim=1), t, flat, return_dict=False)[0]
+    drawn: Any = list(generator) if isinstance(generator, tuple) else generator
+    ahead = torch.cat([v.flatten(1) for v in velocities], dim=1)
+    flat = scheduler.step(ahead, t, flat, generator=drawn, return_dict=False)[0]
     parts = flat.split([x[0].numel() for x in latents], dim=1)
     return [part.view_as(x) for part, x in zip(parts, latents, strict=True)]

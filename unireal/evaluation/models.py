@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -100,7 +101,7 @@ class Public:
 
     def _edited(self, item: Item, pixels: np.ndarray, seed: int) -> np.ndarray:
         generator = torch.Generator().manual_seed(seed)
-        out = self.pipeline(item.instruction, canvas=[pixels], **self.options, generator=generator)
+        out = self.pipeline(_plain_words(item), canvas=[pixels], **self.options, generator=generator)
         return np.asarray(out.images[0])
 
 
@@ -149,7 +150,7 @@ class Diffusers:
             given |= dict(zip(("height", "width"), sides, strict=True))
         kind = type(self.pipeline).__name__
         try:
-            out = self.pipeline(prompt=item.instruction, image=Image.fromarray(pixels), **given)
+            out = self.pipeline(prompt=_plain_words(item), image=Image.fromarray(pixels), **given)
         except (TypeError, AttributeError) as error:  # what pipelines raise for pictures that they need besides
             raise ValueError(f"{kind} cannot edit from a prompt and an image alone ({one_line(error, 200)})") from error
         if any(getattr(out, "nsfw_content_detected", None) or ()):
@@ -197,7 +198,7 @@ class Source:
         if self.lora is not None:
             try:
                 pipeline.load_lora_weights(self.lora)
-            except (OSError, ValueError, KeyError, AttributeError, RuntimeError) as error:
+            except Exception as error:  # the hub's client raises errors of many kinds
                 raise ValueError(
                     f"adapter {self.lora!r} cannot be put on {self.name!r} ({one_line(error, 200)})"
                 ) from error
@@ -222,6 +223,11 @@ def load_model(source: Source, device: str = "cpu", **options: Any) -> Model:
         return Public(public, {**source.settings, "pipeline": kind, **used}, used)
     pipeline = source.public(device)
     return Diffusers(pipeline, {**source.settings, "pipeline": type(pipeline).__name__, **used}, options)
+
+
+def _plain_words(item: Item) -> str:
+    """The instruction without "from IMG1" or "of IMG1", a word that only this project's models have."""
+    return re.sub(r" (?:from|of) IMG1\b", "", item.instruction)
 
 
 def _to_edit(item: Item, inputs: Sequence[np.ndarray]) -> Sequence[np.ndarray]:

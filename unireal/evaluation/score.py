@@ -51,7 +51,7 @@ class Loaded:
 class Scorer:
     """Scores items with measures.
 
-    batch: cases that a network sees at once. workers: threads that decode; 0 does everything in turn.
+    batch: cases that a network sees at once, fewer of videos. workers: threads that decode; 0 does everything in turn.
     """
 
     measures: Sequence[Measure]
@@ -62,8 +62,10 @@ class Scorer:
     def results(self, items: Sequence[Item]) -> Iterator[tuple[ItemResult, dict[str, Scores]]]:
         """Every item's line and its scores by system, in the items' order; NaN is undefined, None is failed."""
         reasons = _reasons(self.run)
-        loaded = ahead(lambda item: self._load(item, reasons), items, self.workers, 2 * self.batch)
-        while batch := list(islice(loaded, self.batch)):
+        # all frames of what is loaded are in memory: a batch of videos has about as many pictures as one of pictures
+        count = max(1, self.batch // max((item.frames for item in items), default=1))
+        loaded = ahead(lambda item: self._load(item, reasons), items, self.workers, 2 * count)
+        while batch := list(islice(loaded, count)):
             scores = self._score(batch)
             yield from ((self._line(entry, found), found) for entry, found in zip(batch, scores, strict=True))
 

@@ -66,8 +66,9 @@ def build(config: ModelConfig, vocabulary: list[str], seed: int = 0) -> Componen
     torch.manual_seed(seed)
     limits = {"max_inputs": 8, "max_results": 8} | {k: v for k, v in config.transformer.items() if k.startswith("max_")}
     if isinstance(config.text, str):
-        tokenizer = AutoTokenizer.from_pretrained(config.text)
-        text_encoder = T5EncoderModel.from_pretrained(config.text, use_safetensors=True).requires_grad_(False)
+        tokenizer = AutoTokenizer.from_pretrained(config.text, subfolder="tokenizer")
+        text_encoder = T5EncoderModel.from_pretrained(config.text, subfolder="text_encoder", use_safetensors=True)
+        text_encoder.requires_grad_(False)
     else:
         tokenizer = word_tokenizer(vocabulary)
         text_encoder = T5EncoderModel(T5Config(vocab_size=len(tokenizer), **config.text))

@@ -17,6 +17,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+from diffusers.hooks.group_offloading import _maybe_remove_and_reapply_group_offloading
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
@@ -91,6 +92,7 @@ def load_lora(transformer: UniRealTransformer, folder: str | Path, name: str = "
         base = trained_on.get(_BASE, "it does not say which")
         raise ValueError(f"LoRA {str(folder)!r} was made for another model ({base}): its layers or their sizes differ")
     set_peft_model_state_dict(transformer, weights, adapter_name=name)
+    _maybe_remove_and_reapply_group_offloading(transformer)  # which does not know the new layers
     base = _base(transformer) if _FINGERPRINT in trained_on else {}
     if base and base[_FINGERPRINT] != trained_on[_FINGERPRINT]:
         _log.warning(

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
+from datetime import timedelta
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator, FullyShardedDataParallelPlugin
-from accelerate.utils import DistributedType, parse_flag_from_env
+from accelerate.state import PartialState
+from accelerate.utils import (
+    DistributedType,
+    GradientAccumulationPlugin,
+    InitProcessGroupKwargs,
+    parse_flag_from_env,
+)
+from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.distributed.tensor import DTensor
 from transformers import T5EncoderModel
 
@@ -16,16 +25,26 @@ from unireal.model.build import Components
 from unireal.model.lora import add_lora
 from unireal.model.transformer import UniRealTransformer
 
+# The others wait while one process saves a model or draws a sheet, and are killed after 10 minutes by default.
+_WAIT = timedelta(hours=6)
+
 
 def make_accelerator(precision: str, accumulation: int, output: Path) -> Accelerator:
     """The accelerator of a run, as `accelerate launch` has configured it; sharded by FSDP2 on CPUs as well."""
+    sharded = parse_flag_from_env("ACCELERATE_USE_FSDP")
     accelerator = Accelerator(
         mixed_precision=precision,
-        gradient_accumulation_steps=accumulation,
+        # gradients that wait to be shared out are whole: those of a large model have no room on one GPU
+        gradient_accumulation_plugin=GradientAccumulationPlugin(accumulation, sync_each_batch=sharded),
         log_with="tensorboard",
         project_dir=output,
         step_scheduler_with_optimizer=False,
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=_WAIT)],
     )
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if launched > accelerator.num_processes:  # each would believe to be alone, and write into the same folder
+        told = f"{launched} processes were launched, but there is no GPU over which they would know of one another"
+        raise ValueError(f"{told}; set ACCELERATE_USE_CPU=true to train on CPUs")
     state = accelerator.state
     plugin = getattr(state, "fsdp_plugin", None) or _requested_plugin()
     if plugin is not None and plugin.fsdp_version != 2:
@@ -33,6 +52,10 @@ def make_accelerator(precision: str, accumulation: int, output: Path) -> Acceler
     if plugin is not None and state.distributed_type == DistributedType.MULTI_CPU:
         # accelerate takes FSDP for accelerators only, but torch's works on CPUs (gloo), where it can be tested
         state.distributed_type, state.fsdp_plugin = DistributedType.FSDP, plugin
+        PartialState._shared_state["distributed_type"] = DistributedType.FSDP  # as accelerate itself does on GPUs
+    if plugin is not None and precision == "bf16":
+        # accelerate's own would round times, latents and positions too, inside our dataclasses, and sum gradients so
+        plugin.mixed_precision_policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
     return accelerator
 
 
@@ -47,6 +70,17 @@ def is_sharded(parameters: Iterable[torch.Tensor]) -> bool:
 def whole(tensor: torch.Tensor) -> torch.Tensor:
     """A tensor in one piece; a shard is put together from those of all processes, which must all ask."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor.detach()
+
+
+def in_one_piece(shards: Mapping[str, torch.Tensor], kept: bool) -> dict[str, torch.Tensor]:
+    """Tensors put together one after another, on the CPU: all of a large model have no room on a GPU that holds a
+    shard of it. All processes must ask; only those that say `kept` get any."""
+    pieces = {}
+    for name, shard in shards.items():
+        piece = whole(shard)
+        if kept:
+            pieces[name] = piece.cpu()
+    return pieces
 
 
 def rebuilt(components: Components, lora: LoraConfig, tensors: Mapping[str, torch.Tensor]) -> Components:

@@ -12,6 +12,7 @@ from unireal.config import MODELS
 from unireal.data.encoded import EncodedSamples
 from unireal.data.mixture import Mixture
 from unireal.experiments import TrainConfig
+from unireal.loading import stored_types
 from unireal.model.build import Components, build
 from unireal.model.folder import check_model_folder, encoders_fingerprint, find_model, fingerprint
 from unireal.model.transformer import UniRealTransformer
@@ -60,7 +61,7 @@ def load_start(config: TrainConfig, output: Path) -> Start:
         )
     folder = find_model(config.model, others=MODELS)
     if not encoded:
-        pipeline = UniRealPipeline.from_pretrained(folder)
+        pipeline = UniRealPipeline.from_pretrained(folder, dtype=stored_types(folder))
         settings = {"shift": pipeline.scheduler.config.shift} | {key: pipeline.config[key] for key in _KEPT}
         return Start(pipeline.as_components(), settings, folder)
     check_model_folder(folder)

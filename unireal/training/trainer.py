@@ -27,7 +27,7 @@ from unireal.training.checkpoint import RunTensors, load_checkpoint, newest_chec
 from unireal.training.distillation import make_objective, settings_of
 from unireal.training.objective import prepare_step
 from unireal.training.optimizers import learning_rate_factor, make_optimizers
-from unireal.training.sharding import is_sharded, make_accelerator, rebuilt, whole
+from unireal.training.sharding import in_one_piece, is_sharded, make_accelerator, rebuilt, whole
 from unireal.training.sheets import averaged, save_model, save_sheet
 from unireal.training.start import fresh_vae_fingerprint, load_start, untrained_fingerprint
 from unireal.training.tuning import choose_trainable
@@ -241,13 +241,16 @@ class Trainer:
 
     @contextmanager
     def _averaged(self) -> Iterator[Components | None]:
-        """The components with the averaged weights, in one piece, in the main process; None in the others."""
+        """The components with the averaged weights, in one piece, in the main process; None in the others. Those of
+        shards are on the CPU."""
         if not is_sharded(self.parameters):
             with averaged(self.ema, self.parameters):
                 yield self.components if self.accelerator.is_main_process else None
             return
-        named = {n.removeprefix("parts."): whole(p) for n, p in self.objective.named_parameters()}
-        named |= {n: whole(s) for n, s in zip(self.tensors.parameters, self.ema.shadow_params, strict=True)}
+        shards: dict[str, torch.Tensor]
+        shards = {n.removeprefix("parts."): p for n, p in self.objective.named_parameters()}
+        shards |= zip(self.tensors.parameters, self.ema.shadow_params, strict=True)
+        named = in_one_piece(shards, kept=self.accelerator.is_main_process)
         yield rebuilt(self.components, self.config.lora, named) if self.accelerator.is_main_process else None
 
     def _export(self) -> None:
@@ -262,6 +265,7 @@ class Trainer:
         path = self.output / "samples" / f"step-{self.step:07d}.png"
         with self._averaged() as components:
             if components is not None:
+                components.trainable.to(self.accelerator.device)
                 save_sheet(components, self.start.settings, self.config.course[stage].data, path)
         self.accelerator.wait_for_everyone()
 

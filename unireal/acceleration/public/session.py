@@ -127,6 +127,8 @@ class _Session:
             if velocities[0] is not velocity:
                 model_output = _packed(velocities[0]).to(model_output.dtype)
         out = self._step(model_output, timestep, sample, **arguments)
+        if last:
+            self._stores.clear()  # the autoencoder decodes next, and wants the memory
         if last and choices:
             result = self._unpacked(out[0]).float()
             results = [result]
