@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from data_builders.world.recipes import world_sample
@@ -53,6 +54,20 @@ def test_its_depth_beats_the_canvas(pipeline):
     ours = np.mean([abs_rel(decode_depth(o), t) for o, t in zip(outputs, truths, strict=True)])
     copied = np.mean([abs_rel(decode_depth(s.inputs[0].image), t) for s, t in zip(samples, truths, strict=True)])
     assert ours < copied
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("a large red circle", "a large blue circle"), ("the object from IMG1", "the object from IMG2")],
+)
+def test_its_text_encoder_says_at_a_place_what_is_there(pipeline, one, other):
+    """Without that, two things get the same mixed colour, or the same mixed picture."""
+    text = pipeline.as_components().text
+    here, there = (f"{a} at the left and {b} at the right in a sand room." for a, b in ((one, other), (other, one)))
+    tokens = text.tokenizer([here, there], return_tensors="pt")
+    left = text.tokenizer.convert_tokens_to_ids("\u2581left")
+    features = text.model(**tokens).last_hidden_state[tokens["input_ids"] == left]  # (2, D)
+    assert torch.dist(*features) > 0.15 * features.norm(dim=-1).mean()
 
 
 def test_the_benchmark_run_beside_it_is_of_this_model():
