@@ -106,15 +106,15 @@ SYSTEMS: dict[str, tuple[Headline, ...]] = {
             "FLUX.1-Kontext, 50 steps, PIE-Bench++",
             "1.95x at 18.73 dB (plain 18.76)",
             ACCELERATION,
-            ours="unireal-tiny 2.5x to 2.8x, 0.1 dB below plain to 0.1 above: [Acceleration](acceleration.md#measured)",
+            ours="unireal-tiny 2.5x to 2.9x, 0.1 dB below plain to 0.1 above: [Acceleration](acceleration.md#measured)",
         ),
         Headline("FLUX.1-Kontext, 50 steps, ImgEdit-Bench", "1.67x at 16.45 dB (plain 16.40)"),
         Headline(
             "with TeaCache; with TaylorSeer (PIE-Bench++)",
             "4.28x; 4.16x",
             ACCELERATION,
-            ours="unireal-tiny 4.0x to 4.2x; 4.2x to 4.6x; with TeaCache and condition cache 4.2x to 4.5x, "
-            "6.0x to 6.8x with three inputs: [Acceleration](acceleration.md#measured)",
+            ours="unireal-tiny 4.0x to 4.3x; 4.5x to 4.8x; with TeaCache and condition cache 4.2x to 4.6x, "
+            "6.5x to 7.0x with three inputs: [Acceleration](acceleration.md#measured)",
         ),
         Headline("Qwen-Image-Edit, ImgEdit-Bench; PIE-Bench++", "1.59x; 1.72x"),
         Headline("without resets; without the cache of condition images (PIE-Bench++)", "2.25x at 17.10 dB; 1.24x"),
