@@ -45,7 +45,8 @@ EDITS = ("recolor", "remove", "add", "move")
 SAMPLING_STEPS = 1  # docs/training-log.md: more do not help a model of this kind
 SMALL = ModelConfig(
     transformer=MODELS["tiny"].transformer
-    | {"num_layers": 3, "num_attention_heads": 3, "attention_head_dim": 32, "patch_size": 8, "in_channels": 3},
+    | {"num_layers": 3, "num_attention_heads": 3, "attention_head_dim": 32, "patch_size": 8, "in_channels": 3}
+    | {"position_span": SIZE[0] // 8},  # as many as there are tokens, so that these are counted
     text={
         **{"d_model": 96, "d_kv": 24, "d_ff": 192, "num_layers": 2, "num_heads": 4},
         **{"feed_forward_proj": "gated-gelu", "dropout_rate": 0.0},

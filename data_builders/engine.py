@@ -6,14 +6,20 @@ few words, so nothing large travels. On a cluster, videos and output lie on a sh
 
 from __future__ import annotations
 
+import argparse
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data_builders.errors import one_line
 from data_builders.workers import Died, Load, Worker, died_at, died_loading, forget
+
+# Of Daft, here and on the cluster: no statistics of use, and no bars, since the callers' count clips and videos.
+_QUIET = {"DAFT_ANALYTICS_ENABLED": "0", "DAFT_PROGRESS_BAR": "0"}
 
 
 @dataclass(frozen=True)
@@ -22,7 +28,7 @@ class Placing:
 
     workers: how many at a time, each a process with its own models, which it takes along if it dies; 0 for none but
     this one, where debuggers see the work and a fault ends everything. gpus: of each; ray_address: of a cluster, None
-    for this machine. Raises ValueError for less than none of them, and for GPUs or a cluster without workers.
+    for this machine. Raises ValueError for numbers that make no sense, and for GPUs or a cluster without workers.
     """
 
     workers: int = 1
@@ -30,10 +36,21 @@ class Placing:
     ray_address: str | None = None
 
     def __post_init__(self) -> None:
-        if self.workers < 0 or self.gpus < 0:
+        if self.workers < 0 or not 0 <= self.gpus < math.inf:
             raise ValueError(f"--workers and --gpus are at least 0, got {self.workers} and {self.gpus:g}")
         if self.workers == 0 and (self.gpus or self.ray_address is not None):
             raise ValueError("--workers 0 is this process alone; give at least 1 with --gpus or --ray-address")
+
+
+def add_placing(parser: argparse.ArgumentParser, own: str) -> argparse._ArgumentGroup:
+    """Declares what a Placing takes; own: what each process has of its own, in words. Returns the group of these."""
+    group = parser.add_argument_group("engine (Daft)")
+    text = f"processes, each with its own {own}; 0: this one alone, which a fault of a decoder ends (default: 1)"
+    group.add_argument("--workers", metavar="N", type=int, default=1, help=text)
+    text = "GPUs of each worker, may be below 1 (default: 0)"
+    group.add_argument("--gpus", metavar="G", type=float, default=0.0, help=text)
+    group.add_argument("--ray-address", metavar="ADDR", help="Ray cluster to run on, such as auto or ray://host:10001")
+    return group
 
 
 def spread(load: Load, tasks: Mapping[str, str], folder: Path, placing: Placing) -> Iterator[tuple[str, dict | Died]]:
@@ -87,8 +104,8 @@ def _checked(told: str) -> dict:
 
 
 def _execute(load: Load, tasks: Mapping[str, str], folder: Path, placing: Placing) -> Iterator[tuple[str, str]]:
-    os.environ.setdefault("DAFT_ANALYTICS_ENABLED", "0")
-    os.environ.setdefault("DAFT_PROGRESS_BAR", "0")  # the callers' bars count clips and videos
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
     import daft
 
     _choose_runner(placing)
@@ -116,7 +133,23 @@ def _choose_runner(placing: Placing) -> None:
             # A thread for each worker, even if there are fewer cores: workers may wait for GPUs.
             daft.set_runner_native(max(placing.workers, cores))
         else:
-            daft.set_runner_ray(placing.ray_address, noop_if_initialized=True)
+            _join_cluster(placing.ray_address)
+            daft.set_runner_ray(noop_if_initialized=True)
     except daft.exceptions.DaftCoreException as error:
         if (found := daft.get_or_infer_runner_type()) != wanted:
             raise ValueError(f"this process runs Daft on {found} for good, not on {wanted}; start another") from error
+
+
+def _join_cluster(address: str) -> None:
+    """Raises ValueError if Ray is not installed, or no cluster answers there."""
+    try:
+        import ray
+    except ModuleNotFoundError as error:
+        raise ValueError("--ray-address needs Ray, which is not installed: pip install 'unireal[ray]'") from error
+    if ray.is_initialized():
+        return
+    try:
+        ray.init(address, runtime_env={"env_vars": _QUIET})
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = f"no Ray cluster answers at {address!r} ({one_line(error)})"
+        raise ValueError(f"{reason}; start one with `ray start --head`, or give the address of one") from error

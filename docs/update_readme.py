@@ -1,5 +1,5 @@
 """Rewrites the generated parts of README.md and docs/reproducibility.md: the table of tasks from TASKS, the results
-from the shipped benchmark run, and the papers' headlines beside ours.
+from the shipped benchmark runs, and the papers' headlines beside ours.
 
 python docs/update_readme.py            # after changing TASKS, or after a new run of the world benchmark
 python docs/update_readme.py --check    # exit 1 if a page is not up to date
@@ -11,6 +11,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 from headlines import headlines
 
@@ -53,8 +54,28 @@ def results_table() -> str:
     settings = run["settings"]
     lines.append("")
     guidance = f"guidance {settings['guidance_scale']}, image guidance {settings['image_guidance_scale']}"
-    lines.append(f"Sampling steps: {settings['num_inference_steps']}, {guidance}, 64x64 pixels.")
+    size = run["rows"][0]["resolution"]
+    lines.append(f"Sampling steps: {settings['num_inference_steps']}, {guidance}, {size} pixels.")
     return "\n".join(lines)
+
+
+def sizes_table() -> str:
+    """The standard scenes' scores at every size that was run (world.json, world-WxH.json), with copy's beside them."""
+    runs = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.parent.glob("world*.json"))]
+    runs.sort(key=lambda run: [int(side) for side in run["rows"][0]["resolution"].split("x")])
+    found = [{(row["recipe"], row["metric"]): row for row in run["rows"] if _is_standard(row)} for run in runs]
+    head = ["recipe", "metric", *(f"{run['rows'][0]['resolution']} (n {run['settings']['limit']})" for run in runs)]
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    for recipe, metric in found[0]:
+        rows = [scores.get((recipe, metric)) for scores in found]
+        cells = [f"**{_number(row['mean'])}** ({_number(row['baselines']['copy'])})" if row else "-" for row in rows]
+        arrow = "↑" if found[0][recipe, metric]["better"] == "higher" else "↓"
+        lines.append(f"| {recipe} | {metric} {found[0][recipe, metric]['unit']} {arrow} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _is_standard(row: dict[str, Any]) -> bool:
+    return row["subset"] == "standard" and (row["primary"] or row["bar"] is not None)
 
 
 def headlines_tables() -> str:
@@ -69,7 +90,8 @@ def _number(value: float | str | None) -> str:
 
 def updated(text: str) -> str:
     """The text with everything between <!-- NAME --> and <!-- /NAME --> made anew."""
-    for name, make in (("tasks", tasks_table), ("results", results_table), ("headlines", headlines_tables)):
+    tables = {"tasks": tasks_table, "results": results_table, "sizes": sizes_table, "headlines": headlines_tables}
+    for name, make in tables.items():
         table = make().replace("\\", r"\\")
         pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
         text = re.sub(pattern, rf"\g<1>{table}\n\g<2>", text, flags=re.DOTALL)

@@ -6,6 +6,7 @@ import copy
 import io
 import json
 import shutil
+from fnmatch import fnmatch
 from types import SimpleNamespace
 
 import numpy as np
@@ -753,6 +754,32 @@ def test_a_data_set_that_cannot_be_fetched_says_how_to_get_it(tmp_path, capsys):
     assert "no data set was given" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", sorted(PUBLIC))
+def test_no_more_is_fetched_than_is_read(name, monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *args, **options: asked.append(options) or tmp_path)
+    if PUBLIC[name].files:
+        assert PUBLIC[name].folder("some/where") == tmp_path
+        assert asked[0]["repo_type"] == "dataset" and asked[0]["allow_patterns"] == list(PUBLIC[name].files)
+    else:  # sysuyy/ImgEdit and QingyanBai/Ditto-1M have terabytes that are for training
+        with pytest.raises(ValueError, match="'some/where' is not a folder; give --data DIR"):
+            PUBLIC[name].folder("some/where")
+        assert not asked
+
+
+@pytest.mark.parametrize(
+    ("name", "needed", "others"),
+    [
+        ("magicbrush", "data/dev-00000-of-00004-1a2b.parquet", ("data/train-00000-of-00051-1a2b.parquet", "README.md")),
+        ("dreambench", "dataset/prompts_and_classes.txt", ("README.md",)),
+        ("pie_bench", "1_change_object_80/V1-00000-of-00001.parquet", ("README.md",)),
+    ],
+)
+def test_what_is_fetched_of_the_hubs_data_sets(name, needed, others):
+    kept = [path for path in (needed, *others) if any(fnmatch(path, pattern) for pattern in PUBLIC[name].files)]
+    assert kept == [needed]
+
+
 def test_a_folder_of_another_run_is_refused(evaluate, tiny_pipeline_folder, tmp_path, capsys):
     assert evaluate("imgedit", tmp_path, "--baseline", "copy", "--generate-only") == 0
     assert evaluate("imgedit", tmp_path, "--model", tiny_pipeline_folder) == 2
@@ -796,6 +823,13 @@ def test_a_model_that_was_trained_on_is_another_model(evaluate, tiny_pipeline_fo
     capsys.readouterr()
     assert evaluate("imgedit", tmp_path / "run", *options) == 2
     assert "other settings (weights" in capsys.readouterr().err
+
+
+def test_what_a_model_samples_with_by_default_is_recorded(tiny_pipeline_folder):
+    model = models.load_model(models.Source(str(tiny_pipeline_folder)), guidance_scale=3.0, num_inference_steps=None)
+    steps, image = (model.pipeline.config[f"default_{name}"] for name in ("steps", "image_guidance"))
+    asked = {"num_inference_steps": steps, "guidance_scale": 3.0, "image_guidance_scale": image}
+    assert model.options == asked and model.settings.items() >= asked.items()
 
 
 def test_an_adapter_and_a_dtype_are_part_of_the_model(evaluate, tiny_pipeline_folder, tiny_pipeline, tmp_path, capsys):

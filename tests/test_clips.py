@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import tracemalloc
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -397,6 +398,20 @@ def test_duplicates_are_those_that_comparing_all_pairs_finds():
             kept.append(number)
     assert 500 < len(expected) < 2500  # the data has both
     assert find_duplicates(features, 0.85) == expected
+
+
+def test_the_memory_of_finding_duplicates_does_not_grow_with_the_square_of_their_number():
+    features = np.eye(16, dtype=np.float32)[np.zeros(16384, np.int64)]
+    features[:, 1:] += np.random.default_rng(0).normal(size=(16384, 15)).astype(np.float32)
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    tracemalloc.start()
+    try:
+        found = find_duplicates(features, 0.9999)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(found) < 100  # nearly all are kept, and compared with all
+    assert peak < 96 << 20, "all cosines at once would take 1 GiB"
 
 
 def test_features_know_a_picture_again_and_tell_others_apart():

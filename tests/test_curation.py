@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from video_files import sliding_scene, write_video
 
+from data_builders.builders.sources import whole_clips
 from data_builders.clips import curate as curation
 from data_builders.clips.config import CurationConfig
 from data_builders.clips.curate import Curator, Examined
@@ -232,23 +233,27 @@ def test_bars_are_as_wide_as_they_are():
     assert black_bars(grey) == (0, 0, 0, 0)
 
 
-def test_a_file_that_is_cut_off_is_told(tmp_path):
-    """An MP4 file whose header comes first, as those that are made to be played while they load."""
+@pytest.mark.parametrize("name", ["loading.mp4", "index-last.avi"])
+def test_a_file_that_is_cut_off_is_told(tmp_path, name):
+    """An MP4 file whose header comes first, and an AVI file, which FFmpeg takes for as long as its bytes allow."""
     import av
 
-    path, frames = tmp_path / "loading.mp4", sliding_scene(100)
-    with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
+    path, frames = tmp_path / name, sliding_scene(100)
+    with av.open(str(path), "w", options={"movflags": "faststart"} if path.suffix == ".mp4" else {}) as container:
         stream = container.add_stream("mpeg4", rate=25)
         stream.height, stream.width, stream.pix_fmt = *frames[0].shape[:2], "yuv420p"
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
     assert measure(path, lambda fps: Told(1000, 0), 5.0).stopped is None
-    whole = path.read_bytes()
-    path.write_bytes(whole[: len(whole) * 3 // 4])
+    assert not whole_clips([path]).failures
+    with av.open(str(path)) as container:
+        positions = [packet.pos for packet in container.demux(video=0) if packet.size]
+    path.write_bytes(path.read_bytes()[: positions[70]])  # between two frames, so that none is damaged
     found = measure(path, lambda fps: Told(1000, 0), 5.0)
     assert 1 < found.duration < 3.5
     assert found.stopped == f"ends after {found.duration:.2f} s, though its header says 4.00 s"
+    assert [failure.reason for failure in whole_clips([path]).failures] == [found.stopped]
 
 
 def test_a_pair_of_frames_is_dynamic_from_the_usual_thresholds_on():

@@ -460,21 +460,39 @@ def test_singles_are_in_order(videos) -> None:
 
 
 RAY = """
-import sys, ray
+import json, subprocess, sys, ray
 ray.init(num_cpus=2, include_dashboard=False, object_store_memory=80_000_000, _temp_dir=sys.argv[1])
-from data_builders.__main__ import main
-sys.exit(main(sys.argv[2:]))
+place = ["--workers", "2", "--ray-address", ray.get_runtime_context().gcs_address]
+for words in json.loads(sys.argv[2]):
+    subprocess.run([sys.executable, "-m", "data_builders", *words, *place], check=True)
 """
 
 
-def test_two_ray_workers_give_the_same_rows(videos, uninterrupted, tmp_path) -> None:
+def test_two_ray_workers_give_the_same_clips_and_rows(videos, uninterrupted, tmp_path) -> None:
     pytest.importorskip("ray", reason="needs ray (the extra of that name)")
-    output = tmp_path / "data"
+    clips, output = str(tmp_path / "clips"), tmp_path / "data"
+    thresholds = ["--size", "own", "--min-frames", "2", "--min-motion", "0", "--num-frames", "400"]
+    find = ["clips", "--videos", str(videos), "--output", clips, *thresholds]
+    make = ["inpaint", "--clips", clips, "--output", str(output), "--clips-per-shard", "1"]
     scratch = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # Ray's sockets lie there, whose paths must be short
     environment = ENVIRONMENT | {"RAY_worker_niceness": "0"}  # or they starve on a machine that is busy
-    given = arguments(videos, output, "--ray-address", "auto", workers=2)
-    command = [sys.executable, "-c", RAY, scratch, *given]
+    command = [sys.executable, "-c", RAY, scratch, json.dumps([find, make])]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     shutil.rmtree(scratch, ignore_errors=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert rows(output) == rows(uninterrupted)
+    assert "InMemoryScan" not in done.stdout + done.stderr, "Daft's own bars, from the cluster, stand among ours"
+
+
+@pytest.mark.parametrize("builder", ["inpaint", "clips"])
+def test_a_cluster_that_is_not_there_is_told(videos, tmp_path, capsys, builder) -> None:
+    pytest.importorskip("ray", reason="needs ray (the extra of that name)")
+    words = [builder, "--videos", str(videos), "--output", str(tmp_path / "data"), "--ray-address", "nowhere"]
+    assert main(words) == 2
+    assert "error: no Ray cluster answers at 'nowhere'" in capsys.readouterr().err
+
+
+def test_a_cluster_without_ray_is_told(videos, tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert main(arguments(videos, tmp_path / "data", "--ray-address", "auto", workers=1)) == 2
+    assert "pip install 'unireal[ray]'" in capsys.readouterr().err

@@ -240,6 +240,19 @@ def test_command_line_writes_a_report(tmp_path, capsys):
     assert Image.open(tmp_path / "world.png").height > 64
 
 
+def test_pictures_of_another_size_and_models_of_it(tmp_path, tiny_pipeline_folder, capsys):
+    arguments = ["world", "--model", str(tiny_pipeline_folder), "--steps", "1", "--limit", "1", "--only", "insert,t2v"]
+    assert main([*arguments, "--size", "48x32", "--output", str(tmp_path / "wide")]) == 0
+    report = json.loads((tmp_path / "wide" / "world.json").read_text())
+    assert report["settings"]["size"] == "48x32" and {row["resolution"] for row in report["rows"]} == {"48x32"}
+    for picture in ("images/insert_standard_0000_0.png", "images/t2v_standard_0000_3.png"):
+        assert Image.open(tmp_path / "wide" / picture).size == (48, 32)
+    assert main([*arguments, "--output", str(tmp_path / "usual")]) == 0
+    assert json.loads((tmp_path / "usual" / "settings.json").read_text())["size"] == "64x64"
+    assert main(["compare", str(tmp_path / "wide"), str(tmp_path / "usual")]) == 2
+    assert "48x32" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -249,6 +262,9 @@ def test_command_line_writes_a_report(tmp_path, capsys):
         (["world", "--baseline", "copy", "--limit", "0"], "at least 1"),
         (["world", "--baseline", "copy", "--limit", "many"], "--limit"),
         (["world", "--model", "no-such-model"], "no-such-model"),
+        (["world", "--baseline", "copy", "--size", "big"], "WxH in pixels"),
+        (["world", "--baseline", "copy", "--size", "64x4"], "at least 8x8"),
+        (["world", "--baseline", "copy", "--size", "4096x64"], "sides must be 1 to 2048"),
         (["world"], "--model or --baseline"),
         (["world", "--baseline", "copy", "--steps", "3", "--threads", "0"], "--threads"),
     ],

@@ -14,7 +14,7 @@ from unireal.evaluation.__main__ import main
 from unireal.evaluation.benchmarks import PUBLIC
 from unireal.evaluation.options import COMMANDS, parse, parser_of
 
-WORLD_ALONE = {"--batch-size", "--pictures", "--frame-encoder"}
+WORLD_ALONE = {"--batch-size", "--size", "--pictures", "--frame-encoder"}
 PUBLIC_ALONE = {"--images", "--score-only", "--generate-only", "--data", "--skip", "--also", "--backbone", "--workers"}
 
 

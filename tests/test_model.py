@@ -346,4 +346,32 @@ def test_positions():
     assert frame_times(2, 3, 13) == [0, 1, 10, 11, 12]
     assert frame_times(8, 8, 13) == [*range(16)]
     positions = frame_positions([0, 7], [(2, 2), (1, 3)])
+    finer = frame_positions([0, 7], [(2, 2), (1, 3)], step=0.5)
+    assert (finer * torch.tensor([1, 2, 2])).equal(positions)
     assert positions.tolist() == [[0, 0, 0], [0, 0, 1], [0, 1, 0], [0, 1, 1], [7, 0, 0], [7, 0, 1], [7, 0, 2]]
+
+
+@pytest.mark.parametrize("position", ["rotary", "sincos", "both"])
+def test_results_of_any_size_cover_the_same_positions(position):
+    torch.manual_seed(0)
+    spanned = _model(position_embedding=position, position_span=4)
+    counted = _model(position_embedding=position)
+    counted.load_state_dict(spanned.state_dict())
+    found = {}
+    for side in (4, 8):
+        frame = torch.zeros(1, 4, 2 * side, 2 * side)
+        args = {"timestep": torch.zeros(1), "encoder_hidden_states": torch.zeros(1, 1, 32)}
+        args["roles"] = torch.tensor([[CANVAS]])
+        packed = [model.pack([frame], condition=[frame], **args) for model in (spanned, counted)]
+        rotary = [sequence.rotary and sequence.rotary[0] for sequence in packed]
+        tokens = [sequence.tokens for sequence in packed]
+        same = all((a == b).all() for a, b in ([tokens] if rotary[0] is None else [tokens, rotary]))
+        assert same == (side == 4)
+        grid = tokens[0][0, 1:].unflatten(0, (2, side, side))
+        turns = None if rotary[0] is None else rotary[0][1:].unflatten(0, (2, side, side))
+        found[side] = grid, turns
+    for small, large in zip(found[4], found[8], strict=True):
+        if small is not None:
+            torch.testing.assert_close(small, large[:, ::2, ::2])
+    with pytest.raises(ValueError, match="position_span"):
+        _model(position_span=4, base_grid=(4, 4))

@@ -20,7 +20,8 @@ from processes import forget_accelerate
 from safetensors.torch import load_file
 
 from unireal.experiments import EXPERIMENTS, OptimizerConfig, TrainConfig
-from unireal.training.checkpoint import complete_checkpoints
+from unireal.training import checkpoint
+from unireal.training.checkpoint import complete_checkpoints, newest_checkpoint
 from unireal.training.cli import main
 from unireal.training.trainer import Trainer
 
@@ -61,6 +62,12 @@ def logged(log: Path) -> list[tuple[int, str]]:
     return [(int(step), loss) for step, _, loss in (line.partition(" ") for line in lines)]
 
 
+def assert_readable(output: Path) -> None:
+    for folder in complete_checkpoints(output / "checkpoints"):
+        parts = list(folder.glob("*.safetensors"))
+        assert parts and all(load_file(file) for file in parts)
+
+
 def test_killed_at_random_and_resumed_equals_one_run(tmp_path):
     train(CONFIG, tmp_path / "whole", tmp_path / "whole.log")
     expected = dict(logged(tmp_path / "whole.log"))
@@ -76,14 +83,34 @@ def test_killed_at_random_and_resumed_equals_one_run(tmp_path):
         time.sleep(rng.uniform(0, 0.4))  # some die in a step, some in a checkpoint
         os.kill(child, signal.SIGKILL)
         assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
-        for checkpoint in complete_checkpoints(output / "checkpoints"):
-            assert all(load_file(file) for file in checkpoint.glob("*.safetensors"))
+        assert_readable(output)
     train(CONFIG, output, log)
     lines = logged(log)
     assert lines[-1][0] == CONFIG.steps and {step for step, _ in lines} == set(expected)
     assert all(loss == expected[step] for step, loss in lines)
     whole, killed = (load_file(tmp_path / run / WEIGHTS) for run in ("whole", "killed"))
     assert all((whole[name] == killed[name]).all() for name in whole)
+
+
+def _train_until_one_is_half_removed(config: TrainConfig, output: Path, log: Path) -> None:
+    def killed(folder: Path, **_: object) -> None:
+        for file in Path(folder).glob("*.safetensors"):
+            file.unlink()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    checkpoint.shutil.rmtree = killed  # type: ignore[assignment]  # in a process of its own
+    train(config, output, log)
+
+
+def test_killed_while_an_old_checkpoint_is_removed(tmp_path):
+    output, log = tmp_path / "run", tmp_path / "log"
+    config = replace(CONFIG, steps=4, checkpoint_every=1)
+    child = in_child(_train_until_one_is_half_removed, config, output, log)
+    assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
+    assert logged(log)[-1][0] == 3 and newest_checkpoint(output).name == "step-0000003"
+    assert_readable(output)
+    train(config, output, log)
+    assert sorted(p.name for p in (output / "checkpoints").iterdir()) == ["step-0000003", "step-0000004"]
 
 
 def _run_with_little_room(output: Path, limit: int, *options: str) -> int:

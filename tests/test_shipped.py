@@ -46,14 +46,15 @@ def test_it_runs_the_tasks_of_the_demo(pipeline):
     assert set(np.unique(np.asarray(mask))) <= {0, 255}
 
 
-def test_its_depth_beats_the_canvas(pipeline):
+@pytest.mark.parametrize("size", [(64, 64), (64, 96), (128, 128)])
+def test_its_depth_beats_the_canvas_by_far_at_any_size(pipeline, size):
     """Weak on purpose: the benchmark's table says how good it is, this only says that it has learned something."""
-    samples = [world_sample("depth", TEST_SEEDS + seed) for seed in range(12)]
+    samples = [world_sample("depth", TEST_SEEDS + seed, size) for seed in range(6)]
     outputs = [images[0] for images in pipeline.generate(samples)]
     truths = [decode_depth(sample.results[0].image) for sample in samples]
     ours = np.mean([abs_rel(decode_depth(o), t) for o, t in zip(outputs, truths, strict=True)])
     copied = np.mean([abs_rel(decode_depth(s.inputs[0].image), t) for s, t in zip(samples, truths, strict=True)])
-    assert ours < copied
+    assert 5 * ours < copied
 
 
 @pytest.mark.parametrize(

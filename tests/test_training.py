@@ -273,6 +273,17 @@ def test_batches_resume_after_any_batch(workers):
         assert batch.numbers == expected.numbers and state == expected_state
 
 
+def test_batches_of_large_pictures_have_fewer_samples():
+    sizes = ((16, 16), (16, 32), (32, 32), (64, 64))
+    world = Source("data_builders.world.stream:WorldStream", options={"sizes": sizes, "recipes": ("recolor",)})
+    config = DataConfig((world,), batch_size=8, full_batch_side=16, input_dropout=0)
+    stream = list(islice(BucketedBatches(config), 40))
+    found = {tuple(batch.results[0].shape[-2:]): len(batch.prompts) for batch, _ in stream}
+    assert found == {(16, 16): 8, (16, 32): 4, (32, 32): 2, (64, 64): 1}
+    resumed = list(islice(BucketedBatches(config, state=stream[10][1]), 29))
+    assert [b.numbers for b, _ in resumed] == [b.numbers for b, _ in stream[11:]]
+
+
 def test_buckets_overfull_at_a_resume_are_emptied():
     """As they are with a smaller size of batches, or with other weights of the recipes."""
     config = DataConfig(DEBUG.data.sources, batch_size=16, seed=5)

@@ -22,6 +22,7 @@ from unireal.pipeline import UniRealPipeline
 from unireal.sample import Frame, Role, Sample
 from unireal.training import sheets, trainer
 from unireal.training.checkpoint import complete_checkpoints
+from unireal.training.cli import overridden
 from unireal.training.objective import Objective, Step
 from unireal.training.optimizers import make_optimizers
 from unireal.training.trainer import Trainer
@@ -204,6 +205,19 @@ def test_recomputed_and_compiled_blocks(config, tmp_path):
         transformer = run.components.transformer
         assert transformer.gradient_checkpointing == asked
         assert all((b._compiled_call_impl is not None) == asked for b in transformer.transformer_blocks)
+
+
+@pytest.mark.parametrize(
+    ("words", "compiled", "recomputed"),
+    [
+        (["--compile", "False", "--gradient-checkpointing", "true"], False, True),
+        (["--no-compile", "--gradient_checkpointing", "True", "--steps", "9"], False, True),
+        (["--gradient-checkpointing", "--compile"], True, True),
+    ],
+)
+def test_fields_that_are_true_or_false_take_a_value_or_none(words, compiled, recomputed):
+    found = overridden(EXPERIMENTS["tiny"], words)
+    assert (found.compile, found.gradient_checkpointing) == (compiled, recomputed)
 
 
 def test_a_tuned_model_keeps_its_settings_and_a_fresh_one_has_the_last_stages_shift(config, tmp_path):

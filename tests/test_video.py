@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import tracemalloc
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from video_files import write_video
 
 from data_builders.world.video import WorldVideo
 from unireal.request import Request
@@ -107,6 +109,21 @@ def test_times_of_a_variable_rate_stay(tmp_path):
     source = _write(tmp_path / "in.mp4", _pictures(6), times)
     _copy(source, tmp_path / "out.mp4")
     assert [f.time for f in VideoFile(tmp_path / "out.mp4").frames()] == times
+
+
+def test_times_in_the_wrong_order_do_not_make_a_video_jerk(tmp_path):
+    """As files have them whose packets were stored without their times of showing."""
+    ordered = write_video(tmp_path / "ordered.mp4", _pictures(20), fps=10, bf="3")
+    with av.open(str(ordered)) as given, av.open(str(tmp_path / "in.mp4"), "w") as container:
+        stream = container.add_stream_from_template(given.streams.video[0])
+        for packet in given.demux(video=0):
+            if packet.dts is not None:
+                packet.pts, packet.stream = packet.dts, stream
+                container.mux(packet)
+    times = [frame.time for frame in VideoFile(tmp_path / "in.mp4").frames()]
+    gaps = [float(b - a) for a, b in pairwise(times)]
+    assert len(gaps) > 15 and max(gaps) < 0.21
+    assert gaps[4:] == [pytest.approx(0.1)] * (len(gaps) - 4)  # before, nothing is known to be wrong
 
 
 def test_sound_is_copied_bit_for_bit(tmp_path):

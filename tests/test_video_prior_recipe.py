@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.video_prior import EDITS, RUNS, SIZE, Setup, main, make_start, train, training
+from benchmarks.video_prior import EDITS, RUNS, SIZE, SMALL, Setup, main, make_start, train, training
 from data_builders.world.stream import WorldPool, WorldStream
 from unireal.data.buckets import Lane
 from unireal.data.mixture import Mixture
 from unireal.experiments import get_experiment
+from unireal.model.embeddings import position_step
 from unireal.pipeline import UniRealPipeline
 from unireal.training.checkpoint import complete_checkpoints
 
@@ -47,6 +48,12 @@ def test_the_experiment_goes_from_videos_to_a_finite_pool_of_edits():
     (pool,) = Mixture(edits.sources).sources
     assert len(pool) == 1000
     assert recipes(edits, 60) >= set(EDITS)
+
+
+def test_the_tokens_of_the_small_model_are_counted():
+    """As when it was measured, whatever its larger sibling does."""
+    grid = tuple(side // SMALL.transformer["patch_size"] for side in SIZE)
+    assert position_step(grid, SMALL.transformer["position_span"]) == 1
 
 
 def test_the_share_of_supervision_is_the_number_of_different_samples(tmp_path):

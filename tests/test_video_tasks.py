@@ -233,6 +233,18 @@ def test_text_and_a_picture_become_videos(tiny_pipeline):
     np.testing.assert_array_equal(going_on.results[0][0], first)
 
 
+@pytest.mark.parametrize(("task", "pictures"), [("edit", "canvas"), ("video_edit", "video"), ("t2v", None)])
+def test_sizes_far_from_the_models_own_are_told(tiny_pipeline, caplog, task, pictures):
+    assert tuple(tiny_pipeline.config.native_size) == (64, 64)
+    for width in (256, 258):
+        size = (9, width)
+        frames = [np.zeros((*size, 3), np.uint8)] * (6 if pictures == "video" else 1)
+        given = {"size": size, "num_frames": 12} if pictures is None else {pictures: frames}
+        tiny_pipeline("Make it red.", task=task, **given)
+    told = "results of 258x9 pixels are far larger than the 64x64 that this model was made for: they take long and may"
+    assert caplog.messages == [f"{told} be blurred; a size such as 64x2 suits it better"]
+
+
 @pytest.mark.parametrize("name", ["condition_cache", "teacache", "taylorseer"])
 def test_accelerations_start_anew_in_every_window(tiny_pipeline, clip, name):
     """The second window comes out as it does alone, whatever the plug-in kept of the first."""

@@ -116,6 +116,18 @@ def test_edit_mask_shows_the_mask() -> None:
     np.testing.assert_array_equal(sample.results[1].image[..., 0] == 255, sample.mask)
 
 
+def test_recolor_alike_takes_the_colour_of_another_thing():
+    """The usual recolor hardly ever does, and a model may then learn to recolour what has that colour."""
+
+    def share(recipe):
+        sources = [world_sample(recipe, seed, (8, 8)).source for seed in range(60)]
+        many = [source for source in sources if len(source["things"]) > 2]
+        taken = [s["target"]["after"]["color"] in {thing["color"] for thing in s["things"]} for s in many]
+        return np.mean(taken)
+
+    assert share("recolor_alike") > 0.8 and share("recolor") < 0.3
+
+
 def test_unseen_pairs_are_held_out_until_asked_for() -> None:
     stream = WorldStream(seed=3, sizes=((16, 16),))
     for number in range(400):

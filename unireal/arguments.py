@@ -1,4 +1,4 @@
-"""What command lines share: errors in one line, counts, names and devices."""
+"""What command lines share: errors in one line, counts, sizes, names and devices."""
 
 from __future__ import annotations
 
@@ -65,6 +65,14 @@ def seed(text: str) -> int:
 def names(text: str) -> tuple[str, ...]:
     """Of an option: words separated by commas."""
     return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def size(text: str) -> tuple[int, int]:
+    """Of an option: the (height, width) of "WxH"."""
+    if not re.fullmatch(r"-?[0-9]{1,9}[xX]-?[0-9]{1,9}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not WxH in pixels, for example 64x48")
+    width, height = text.lower().split("x")
+    return int(height), int(width)
 
 
 def usable_device(name: str) -> str:

@@ -53,6 +53,7 @@ _TINY = {
     "rope_theta": 100.0,
     "rope_spacing": 2.0,
     "spatial_interpolation_scale": 0.25,
+    "position_span": 8,  # any size, though most of the training is at 64x64
 }
 
 MODELS: dict[str, ModelConfig] = {

@@ -201,9 +201,13 @@ class TrainConfig:
 
 _WORLD, _POOL = "data_builders.world.stream:WorldStream", "data_builders.world.evolution:EvolvingPool"
 
+_SCENES = {"photo_share": 0.08, "tint_share": 0.4}
+_LARGER = {"sizes": ((64, 96), (96, 64), (96, 96), (96, 128), (128, 96), (128, 128), (128, 128))}
+_SIZES = (Source(_WORLD, 3.0, options=_SCENES), Source(_WORLD, options=_SCENES | _LARGER))
+
 _TINY = TrainConfig(
     model="tiny",
-    data=DataConfig(sources=(Source(_WORLD, options={"photo_share": 0.08, "tint_share": 0.4}),), batch_size=16),
+    data=DataConfig(sources=_SIZES, batch_size=16, full_batch_side=64),
     time=TimeSampling(std=1.2, shift=6.0),  # docs/training-log.md
     optimizer=OptimizerConfig(lr=2e-3, muon_lr=0.02, text_lr=3e-4, warmup=40, decay=2000, ema=0.998),
     steps=8000,
@@ -252,12 +256,7 @@ _UNIREAL = TrainConfig(
 EXPERIMENTS: dict[str, TrainConfig] = {
     # seconds; for tests
     "debug": TrainConfig(
-        model="debug",
-        data=DataConfig(sources=(Source(_WORLD),), batch_size=2),
-        steps=2,
-        log_every=1,
-        checkpoint_every=1,
-        workers=0,
+        "debug", DataConfig((Source(_WORLD),), batch_size=2), steps=2, log_every=1, checkpoint_every=1, workers=0
     ),
     # the shipped checkpoint; see its model card for what it took
     "tiny": _TINY,

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
-from unireal.arguments import Parser, failed
+from unireal.arguments import Parser, failed, size
 from unireal.conditions import add_condition_options
 from unireal.jobs import add_jobs_option
 from unireal.metadata import add_metadata_options
@@ -149,7 +149,7 @@ def _add_picture_options(group: argparse._ArgumentGroup) -> None:
 def _add_result_options(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--output", metavar="PATH", help="file to write; several pictures get _1, _2 before the suffix")
-    add("--size", type=_size, metavar="WxH", help="pixels, 1 to 2048 each (default: the canvas's, else the model's)")
+    add("--size", type=size, metavar="WxH", help="pixels, 1 to 2048 each (default: the canvas's, else the model's)")
     add("--num-results", type=_count, metavar="N", help="how many results (default: 1); of a video: frames at a time")
     add("--json", action="store_true", help="print a JSON line: files, seconds, steps, model, warnings")
 
@@ -249,10 +249,3 @@ def _seed(text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,18}", text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 0 to {10**18 - 1}")
     return int(text)
-
-
-def _size(text: str) -> tuple[int, int]:
-    if not re.fullmatch(r"-?[0-9]{1,9}[xX]-?[0-9]{1,9}", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not WxH in pixels, for example 64x48")
-    width, height = text.lower().split("x")
-    return int(height), int(width)

@@ -26,7 +26,7 @@ from unireal.finishing import UniRealPipelineOutput, check_output_type, converte
 from unireal.loading import LoadablePipeline
 from unireal.model.transformer import UniRealTransformer
 from unireal.model.vae import VAE
-from unireal.request import Paste, Request, prompts_of
+from unireal.request import Paste, Request, prompts_of, tell_if_large
 from unireal.sample import Sample
 from unireal.tasks import get_task
 from unireal.transforms import mask_image, to_image
@@ -147,6 +147,7 @@ class UniRealPipeline(LoadablePipeline):
         trained_at = self.config.native_size, self.config.asset_scale
         variants = [pair for request in requests for pair in [request.assemble(*trained_at)] * request.variants]
         samples, pastes = zip(*variants, strict=True)
+        tell_if_large(samples[0], self.config.native_size)
         latents = self._sample(samples, how)
         if output_type == "latent":
             self.maybe_free_model_hooks()

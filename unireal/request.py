@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
@@ -25,6 +26,9 @@ from unireal.transforms import (
 
 MAX_SIDE = 2048  # pixels
 MAX_RESULTS = 64  # of one call
+FAR = 4  # times the longer side that a model was made for: beyond, results are blurred, and slow on a CPU
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -244,3 +248,14 @@ def check_size(size: tuple[int, int]) -> tuple[int, int]:
             f"results of {size[1]}x{size[0]} pixels were asked for; sides must be 1 to {MAX_SIDE}, set --size WxH"
         )
     return size
+
+
+def tell_if_large(sample: Sample, native_size: tuple[int, int]) -> None:
+    """Logs a warning for results more than FAR times as large as what a model was made for, native_size (H, W)."""
+    size, native = sample.results[0].size, max(native_size)
+    if max(size) <= FAR * native:
+        return
+    fitting = (max(1, round(side * native / max(size))) for side in size)
+    given, made_for, better = (f"{width}x{height}" for height, width in (size, native_size, fitting))
+    told = f"results of {given} pixels are far larger than the {made_for} that this model was made for"
+    _log.warning("%s: they take long and may be blurred; a size such as %s suits it better", told, better)

@@ -122,6 +122,7 @@ CATEGORIES: dict[str, dict[str, str | None]] = {
     },
     "world": {
         "recolor": "color change",
+        "recolor_alike": "color change",
         "remove": "object removal",
         "add": "object addition",
         "move": "object movement",

@@ -22,7 +22,7 @@ from data_builders.build import build
 from data_builders.builders import generators
 from data_builders.builders.base import VideoBuilder, settings
 from data_builders.builders.sources import CURATIONS, FOUND, Named, clips_of, named_by
-from data_builders.engine import Placing
+from data_builders.engine import Placing, add_placing
 from data_builders.files import UNFINISHED, add_shards_folder, is_empty, only_run, write_text
 from data_builders.shards import Failure, Job, Outcome, holds_records, plan
 from data_builders.workers import MARKS
@@ -54,12 +54,7 @@ def add_arguments(builder: VideoBuilder, parser: argparse.ArgumentParser) -> Non
         given: dict[str, Any] = {"choices": choices} if choices else {"metavar": metavar}
         own.add_argument(_flag(option.name), type=kind, default=option.default, help=text, **given)
     _annotator_arguments(builder, parser.add_argument_group("annotators"))
-    engine = parser.add_argument_group("engine (Daft)")
-    text = "processes, each with its own annotators; 0: this one alone, which a fault of a decoder ends (default: 1)"
-    engine.add_argument("--workers", metavar="N", type=int, default=1, help=text)
-    text = "GPUs of each worker, may be below 1 (default: 0)"
-    engine.add_argument("--gpus", metavar="G", type=_number, default=0.0, help=text)
-    engine.add_argument("--ray-address", metavar="ADDR", help="Ray cluster to run on, such as auto or ray://host:10001")
+    engine = add_placing(parser, "annotators")
     engine.add_argument(
         "--clips-per-shard", metavar="K", type=int, default=8, help="clips of a file at most (default: 8)"
     )

@@ -17,7 +17,7 @@ from data_builders.clips.clip import Clip, find_files, probe, read_frames, video
 from data_builders.clips.command import read_clips
 from data_builders.clips.config import CurationConfig
 from data_builders.clips.curate import Candidate, Examined, curate
-from data_builders.clips.decode import BadVideo
+from data_builders.clips.decode import BadVideo, cut_off
 from data_builders.clips.examine import EXAMINED, MapVideos, examine_all, facts, forget_examined, read_stored
 from data_builders.clips.report import VideoReport, tell_ignored
 from data_builders.engine import Placing
@@ -128,6 +128,7 @@ def _whole(path: Path) -> Examined:
         try:
             for seconds, _ in read_frames(path, size=(2, 2)):  # interlaced ones have a row of each field
                 last = seconds
+            report.error = cut_off(last + 1 / info.fps, info.duration)
         except BadVideo as error:
             report.error = f"after {last:.3f} s it {error}"
         clip = Clip(str(path), video_id(path), 0.0, last + 1 / info.fps, info.fps, info.size)

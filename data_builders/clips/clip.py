@@ -24,6 +24,7 @@ from data_builders.clips.decode import (
     Converter,
     Decoded,
     open_video,
+    promised_seconds,
     rate_of,
     upright_size,
 )
@@ -187,9 +188,8 @@ def probe(path: str | Path) -> VideoInfo:
         frame = next((frame for _, frame in decoded if frame is not None), None)
         if frame is None:
             raise BadVideo("holds no frame that can be decoded")
-        duration = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0
-        codec = stream.codec_context.name
-        return VideoInfo(str(path), upright_size(frame, stream), rate_of(stream), duration, frame.rotation, codec)
+        size, rate, promised = upright_size(frame, stream), rate_of(stream), promised_seconds(stream)
+        return VideoInfo(str(path), size, rate, promised, frame.rotation, stream.codec_context.name)
 
 
 def read_frames(

@@ -12,6 +12,7 @@ from typing import Any
 
 from data_builders.clips.clip import Clip, find_videos
 from data_builders.clips.config import CurationConfig
+from data_builders.engine import Placing, add_placing
 from data_builders.files import only_run, write_text
 
 CLIPS, REPORT = "clips.jsonl", "report.json"
@@ -21,8 +22,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--videos", metavar="PATH", nargs="+", required=True, help="files, or folders with videos")
     parser.add_argument("--output", metavar="DIR", type=Path, required=True, help=f"gets {CLIPS} and {REPORT}")
     parser.add_argument("--overwrite", action="store_true", help="replace the files in DIR")
-    text = "processes that look at videos; 0: this one alone, which a fault of a decoder ends (default: 1)"
-    parser.add_argument("--workers", metavar="N", type=int, default=1, help=text)
     kinds: dict[str, Callable[[str], Any]] = {"size": _size_or_own, "int": int, "float": float, "float | None": float}
     for option in fields(CurationConfig):
         parser.add_argument(
@@ -32,15 +31,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             metavar=option.metadata["metavar"],
             help=option.metadata["help"] + _default(option.default),
         )
+    add_placing(parser, "models")
 
 
 def run(options: argparse.Namespace) -> None:
     """Raises ValueError for bad input and OSError if the folder cannot be written."""
     from data_builders.clips.curate import curate
     from data_builders.clips.examine import examine_all, forget_examined
-    from data_builders.engine import Placing
 
-    placing = Placing(options.workers)
+    placing = Placing(options.workers, options.gpus, options.ray_address)
     config = CurationConfig(**{option.name: getattr(options, option.name) for option in fields(CurationConfig)})
     folder: Path = options.output
     if not find_videos(options.videos):

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 EARLY = 1e-3  # seconds: times are rounded to the file's time base, so a frame may come this much early
 _MAX_PIXELS = 1 << 27
+_MISSING_SECONDS, _MISSING_SHARE = 0.5, 0.05  # headers are not exact; beyond, a file is said to be cut off
 # Containers that do not tell of every frame when it is shown: FFmpeg guesses, wrongly for a while after a jump
 _GUESSED, _GUESSING = ("avi", "mpeg"), 2.0  # seconds; a program stream of MPEG is to tell it every 0.7
 
@@ -173,6 +174,21 @@ def rate_of(stream: VideoStream) -> float:
     """Mean frames a second, as the header says; 25 if it says nothing that can be."""
     rates = (float(rate) for rate in (stream.average_rate, stream.guessed_rate) if rate)
     return next((rate for rate in rates if 0.01 <= rate <= 1000), 25.0)
+
+
+def promised_seconds(stream: VideoStream) -> float:
+    """How long the header says the video is, 0 if it says nothing."""
+    seconds = float((stream.duration or 0) * (stream.time_base or 0))
+    if stream.container.format.name == "avi":  # where FFmpeg scales them down if the file is shorter than it should be
+        return max(seconds, stream.frames / rate_of(stream))
+    return seconds
+
+
+def cut_off(seconds: float, promised: float) -> str | None:
+    """That a video of so many seconds should have many more, in words; None if it need not."""
+    if promised - seconds > max(_MISSING_SECONDS, _MISSING_SHARE * promised):
+        return f"ends after {seconds:.2f} s, though its header says {promised:.2f} s"
+    return None
 
 
 def _reason(error: Exception) -> str:

@@ -13,7 +13,7 @@ def find_duplicates(features: np.ndarray, above: float) -> dict[int, int]:
     features: float32 (N, D), rows of length 1; above: the cosine (Ditto: 0.85). A vector is compared with the kept
     ones before it, so the first of a group of duplicates stays, and nothing depends on chance.
     Every comparison is made, block by block as matrix products: at most N^2 D / 2 multiplications, with N D numbers
-    and one block of cosines in memory. For the 200,000 videos of Ditto's pool and 768 numbers these are 1.5e13, some
+    and three blocks of cosines in memory. For the 200,000 videos of Ditto's pool and 768 numbers these are 1.5e13, some
     minutes of one core, less than a thousandth of what encoding the videos takes; so no approximate index, which may
     miss some and is slower for so few (docs/data.md has the numbers). Raises ValueError if `above` is no cosine.
     """

@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data_builders.clips.decode import EARLY, BadVideo, Converter, open_video, rate_of, upright_size
+from data_builders.clips.decode import (
+    EARLY,
+    BadVideo,
+    Converter,
+    cut_off,
+    open_video,
+    promised_seconds,
+    rate_of,
+    upright_size,
+)
 from data_builders.clips.motion import REFERENCE_FPS, grid_displacement, reference_motion
 from data_builders.clips.shots import ShotDetector
 
@@ -28,7 +37,6 @@ _BAR = 20  # 0..255: rows and columns of black bars are no brighter
 _SMALLEST = 16  # pixels of the shorter side: optical flow needs some room
 _SHARPNESS_SPACING = 1.0  # seconds
 _BANDS, _BAND = 6, 20  # sharpness is taken from so many bands of so many rows
-_MISSING_SECONDS, _MISSING_SHARE = 0.5, 0.05  # headers are not exact; beyond, a file is said to be cut off
 _ROUNDING = 20 * (1.164**2 + 1) / 12  # in the squared Laplacian, from rounding luma to 16..235 and then to 0..255
 
 
@@ -82,7 +90,7 @@ def measure(path: str | Path, new_detector: Callable[[float], ShotDetector], rat
     stretches: list[_Stretch] = []  # they are parted by damaged frames
     broken, first, last, stopped = True, None, 0.0, None
     with open_video(path, fast=True) as (stream, decoded):
-        fps, size, promised = rate_of(stream), None, float((stream.duration or 0) * (stream.time_base or 0))
+        fps, size, promised = rate_of(stream), None, promised_seconds(stream)
         try:
             for seconds, frame in decoded:
                 first, last = seconds if first is None else first, max(last, seconds)
@@ -100,8 +108,7 @@ def measure(path: str | Path, new_detector: Callable[[float], ShotDetector], rat
         raise BadVideo("holds no frame that can be decoded")
     shots = [shot for stretch in stretches for shot in stretch.shots(1 / fps)]
     duration = max(last + 1 / fps, shots[-1].end) - first
-    if stopped is None and promised - duration > max(_MISSING_SECONDS, _MISSING_SHARE * promised):
-        stopped = f"ends after {duration:.2f} s, though its header says {promised:.2f} s"
+    stopped = stopped or cut_off(duration, promised)
     return Overview(size, fps, duration, max(0.0, duration - sum(s.end - s.start for s in shots)), stopped, shots)
 
 

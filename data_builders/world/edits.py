@@ -49,11 +49,13 @@ def change(draw: Draw, templates: tuple[str, ...], scene: Scene, old: Thing, new
     return Edit(instruction, scene, scene.swap(old, new), old, new)
 
 
-def recolor(draw: Draw) -> Edit:
-    """Another colour, the same pattern."""
+def recolor(draw: Draw, alike: bool = False) -> Edit:
+    """Another colour, the same pattern. alike: that of another thing, if there is one that can be had."""
     scene = draw.scene(photos=True)
     old = draw.target(scene)
-    color = draw.pick(c for c, shape in draw.free_pairs(scene) if shape == old.shape)
+    colors = [c for c, shape in draw.free_pairs(scene) if shape == old.shape]
+    present = {thing.color for thing in scene.things} if alike else set()
+    color = draw.pick([c for c in colors if c in present] or colors)
     templates = (
         "Make the {thing} {color}.",
         "Change the color of the {thing} to {color}.",

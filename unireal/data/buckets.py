@@ -68,7 +68,7 @@ class Lane:
                 place, sample = self.mixture.next_placed()
             key = self._put(place, sample)
             # Samples that waited at a resume may overfill a bucket, with other weights or smaller batches.
-            if key is not None and len(self.buckets[key]) >= self.config.batch_size:
+            if key is not None and len(self.buckets[key]) >= self.config.samples_of(key[0]):
                 return self._batch(self._taken(key))
 
     def state(self) -> dict[str, Any]:
@@ -91,7 +91,7 @@ class Lane:
 
     def _taken(self, key: tuple[Layout, int]) -> list[tuple[dict[str, Any], Sample]]:
         """One batch of a bucket; what is left waits on."""
-        bucket, size = self.buckets.pop(key), self.config.batch_size
+        bucket, size = self.buckets.pop(key), self.config.samples_of(key[0])
         if len(bucket) > size:
             self.buckets[key] = bucket[size:]
         return bucket[:size]

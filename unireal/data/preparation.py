@@ -17,7 +17,7 @@ from PIL import Image
 from unireal.data.encoded import EncodedSample
 from unireal.data.sources import Source
 from unireal.prompts import check_referring, join
-from unireal.sample import Frame, Sample
+from unireal.sample import Frame, Layout, Sample
 from unireal.tasks import get_task
 from unireal.transforms import resized
 
@@ -33,6 +33,8 @@ class DataConfig:
     """The data sets and their weights."""
     batch_size: int = 64
     """Samples of a batch and process."""
+    full_batch_side: int = 0
+    """Side of results in pixels above which batches have fewer samples, about as many pixels in all; 0: never."""
     seed: int = 0
     """Of the order of samples and of what is dropped."""
     text_dropout: float = 0.05
@@ -53,6 +55,10 @@ class DataConfig:
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise ValueError(f"data.batch_size must be at least 1, got {self.batch_size}")
+        if self.full_batch_side < 0:
+            raise ValueError(f"data.full_batch_side must be at least 0, got {self.full_batch_side}")
+        if self.full_batch_side and self.scaffold:  # whose steps are told from how many samples were drawn
+            raise ValueError("data.scaffold needs batches of one size; set data.full_batch_side 0")
         if self.seed < 0:
             raise ValueError(f"data.seed must be at least 0, got {self.seed}")
         for name in ("text_dropout", "input_dropout", "context_dropout", "bad_share"):
@@ -66,6 +72,11 @@ class DataConfig:
                 f"data.scaffold has ascending (step, probability in 0..1) points, e.g. ((0, 1.0), (10000, 0.2)), "
                 f"got {self.scaffold}"
             )
+
+    def samples_of(self, layout: Layout) -> int:
+        """Samples of a batch of that layout."""
+        area, full = max(height * width for height, width in layout.results), self.full_batch_side**2
+        return max(1, self.batch_size * full // area) if full and area > full else self.batch_size
 
 
 class CutPrompts:

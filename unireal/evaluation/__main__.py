@@ -24,10 +24,10 @@ from unireal.arguments import failed, usable_device
 from unireal.evaluation import BENCHMARKS
 from unireal.evaluation.benchmarks import PUBLIC
 from unireal.evaluation.measures.frames import load_frame_encoder
-from unireal.evaluation.models import Source
+from unireal.evaluation.models import Source, sampling
 from unireal.evaluation.options import BATCH, COMMANDS, WORLD_LIMIT, overview, parse
 from unireal.evaluation.unfinished import Unfinished
-from unireal.evaluation.world import PICTURED
+from unireal.evaluation.world import PICTURED, SIZE
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -74,6 +74,7 @@ def _world(options: argparse.Namespace) -> Callable[[], str]:
         batch_size=options.batch_size or BATCH,
         seed=options.seed or 0,
         only=options.only or (),
+        size=options.size or SIZE,
         pictured=options.pictures or PICTURED,
         frame_encoder=None
         if options.frame_encoder is None
@@ -111,11 +112,7 @@ def _load(options: argparse.Namespace) -> tuple[Callable[..., Any], dict[str, An
         "guidance_scale": options.guidance,
         "image_guidance_scale": options.image_guidance,
     }
-    defaults = ("default_steps", "default_guidance", "default_image_guidance")
-    used = {
-        name: pipeline.config[default] if value is None else value
-        for (name, value), default in zip(given.items(), defaults, strict=True)
-    }
+    used = sampling(pipeline, given)
 
     def generate(samples: list[Any], seed: int) -> Any:
         return pipeline.generate(samples, seed=seed, **used)

@@ -199,7 +199,7 @@ _THINGS, _FIRST_THING = (
 
 # What is measured of each recipe; the first metric is the primary one.
 EXAMS: dict[str, tuple[WorldMetric, ...]] = {
-    **dict.fromkeys(("recolor", "remove", "add", "move"), _EDIT),
+    **dict.fromkeys(("recolor", "recolor_alike", "remove", "add", "move"), _EDIT),
     "replace": (_FULL, _CHANGED, _UNCHANGED),
     **dict.fromkeys(("background", "resize", "turn", "expression", "frame2frame", "insert", "tryon"), _EDIT),
     **dict.fromkeys(("viewpoint", "style"), (_FULL,)),

@@ -56,7 +56,7 @@ class Graded:
 
     @property
     def resolution(self) -> str:
-        return "{}x{}".format(*self.items[0].size)
+        return size_text(self.items[0].size)
 
     def rows(self) -> Iterator[Row]:
         """One per metric that is defined for at least one item, with the baselines beside the model."""
@@ -185,6 +185,11 @@ class Graded:
             )
             for item, outputs in shown
         ]
+
+
+def size_text(size: tuple[int, int]) -> str:
+    """A size (H, W) as `--size` has it, width first: "64x48"."""
+    return "{1}x{0}".format(*size)
 
 
 def _paths(pictures: Iterator[tuple[str, str, np.ndarray]]) -> dict[str, list[str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -206,6 +206,16 @@ class Source:
         return pipeline.to(device)
 
 
+def sampling(pipeline: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of sampling that a pipeline of this project is called with: those given, else its own defaults."""
+    defaults = {
+        "num_inference_steps": "default_steps",
+        "guidance_scale": "default_guidance",
+        "image_guidance_scale": "default_image_guidance",
+    }
+    return {n: pipeline.config[default] if given.get(n) is None else given[n] for n, default in defaults.items()}
+
+
 def load_model(source: Source, device: str = "cpu", **options: Any) -> Model:
     """options: num_inference_steps, guidance_scale, ...; None leaves one out.
 
@@ -216,7 +226,9 @@ def load_model(source: Source, device: str = "cpu", **options: Any) -> Model:
     used = {key: value for key, value in options.items() if value is not None}
     kind = class_name(source.name)
     if kind == OURS:  # the pipeline comes before its settings: loading says what is wrong with a name
-        return UniReal(source.ours(device), {**source.settings, "pipeline": kind, **used}, used)
+        ours = source.ours(device)
+        used = sampling(ours, used)
+        return UniReal(ours, {**source.settings, "pipeline": kind, **used}, used)
     if kind in PUBLIC_MODELS:
         PUBLIC_MODELS[kind].check("edit", {"image_guidance": used.get("image_guidance_scale")}, ())
         public = source.public(device, PUBLIC_MODELS[kind].from_pretrained)

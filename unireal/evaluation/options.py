@@ -6,12 +6,13 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from unireal.arguments import Parser, at_least_one, names
+from unireal.arguments import Parser, at_least_one, names, size
 from unireal.evaluation import BENCHMARKS
 from unireal.evaluation.benchmarks import PUBLIC
 from unireal.evaluation.benchmarks.base import PICKSCORE, Benchmark
+from unireal.evaluation.grading import size_text
 from unireal.evaluation.measures.sets import NAMES as OF_SETS
-from unireal.evaluation.world import BASELINES, PICTURED
+from unireal.evaluation.world import BASELINES, PICTURED, SIZE
 from unireal.names import lookup
 
 PROGRAM = "python -m unireal.evaluation"
@@ -88,6 +89,7 @@ def _add_what(parser: Parser, public: Benchmark | None) -> None:
 def _add_world(parser: Parser) -> None:
     add = parser.add_argument_group("of this benchmark").add_argument
     add("--only", metavar="RECIPES", type=names, help="separated by commas (default: all)")
+    add("--size", metavar="WxH", type=size, help=f"of canvases and results in pixels (default: {size_text(SIZE)})")
     add("--pictures", metavar="N", type=at_least_one, help=f"scenes per recipe on the page (default: {PICTURED})")
     add("--frame-encoder", metavar="M", help="CLIP or DINO, folder or hub id: adds frame similarity (CLIP-F) of videos")
 
@@ -95,7 +97,7 @@ def _add_world(parser: Parser) -> None:
 def _add_data(parser: Parser, public: Benchmark) -> None:
     add = parser.add_argument_group("data set").add_argument
     default = f" (default: {public.hub})" if public.hub else ""
-    add("--data", metavar="DIR", help=f"folder or hub id: {public.obtain}{default}")
+    add("--data", metavar="DIR", help=f"{'folder or hub id' if public.files else 'folder'}: {public.obtain}{default}")
     parser.set_defaults(split=None)
     if len(public.splits) > 1:
         add("--split", metavar="NAME", help=f"{', '.join(public.splits)} (default: {public.splits[0]})")

@@ -18,12 +18,13 @@ from data_builders.world.render import render
 from data_builders.world.stream import TEST_SEEDS
 from unireal.evaluation.benchmarks.sources import safe_id
 from unireal.evaluation.exams import BARS, EXAMS, Outputs, WorldItem, WorldMetric, frame_similarity
-from unireal.evaluation.grading import BENCHMARK, Graded
+from unireal.evaluation.grading import BENCHMARK, Graded, size_text
 from unireal.evaluation.measures.frames import FrameEncoder
 from unireal.evaluation.report import Report
 from unireal.evaluation.results import COPY, MODEL
 from unireal.evaluation.unfinished import Unfinished
 from unireal.names import lookup
+from unireal.request import check_size
 from unireal.sample import Role, Sample
 from unireal.tasks import TASKS
 from unireal.transforms import HOLE, resize
@@ -32,6 +33,7 @@ Generate = Callable[[list[Sample], int], list[Outputs]]  # samples of one layout
 
 TRAINING_SEEDS = range(256)  # of which the mean baseline is made; below TEST_SEEDS
 EXAMPLES = 3  # per line of the sheet
+SIZE = (64, 64)  # (H, W) of the pictures, in pixels
 PICTURED = 6  # scenes per recipe and subset on the page
 
 
@@ -131,14 +133,14 @@ class World:
     only: recipes, all if empty; size: (H, W) of canvases and results in pixels.
     pictured: scenes of each recipe and subset whose pictures are on the page.
     frame_encoder: what videos' frames are compared with each other by; None leaves that out.
-    Raises ValueError for an unknown recipe or numbers below 1.
+    Raises ValueError for an unknown recipe, numbers below 1, or a size that infer.py refuses too.
     """
 
     limit: int = 256
     batch_size: int = 32
     seed: int = 0
     only: tuple[str, ...] = ()
-    size: tuple[int, int] = (64, 64)
+    size: tuple[int, int] = SIZE
     pictured: int = PICTURED
     frame_encoder: FrameEncoder | None = None
 
@@ -149,6 +151,7 @@ class World:
                 raise ValueError(f"the {name} must be at least 1, got {value}")
         for recipe in self.only:
             lookup(RECIPES, recipe, "recipe")
+        check_size(self.size)
 
     @property
     def sets(self) -> list[tuple[Subset, str]]:
@@ -160,7 +163,7 @@ class World:
     def settings(self) -> dict[str, Any]:
         """What the samples and the noise depend on."""
         facts = {"world version": VERSION, "first seed": TEST_SEEDS, "limit": self.limit}
-        return facts | {"noise seed": self.seed}
+        return facts | {"size": size_text(self.size), "noise seed": self.seed}
 
     def run(self, generate: Generate, unfinished: Unfinished | None = None) -> Report:
         """Scores of a model. Its results must have the sizes that it is asked for, else ValueError.

@@ -24,6 +24,11 @@ def check_config(config: Any) -> None:
         )
     if config.attention_head_dim % 16:
         raise ValueError(f"attention_head_dim must be a multiple of 16 (3D positions), got {config.attention_head_dim}")
+    if config.position_span is not None and (config.position_span < 1 or config.base_grid is not None):
+        raise ValueError(
+            f"position_span is at least 1, or None where a base_grid tells the positions; got {config.position_span} "
+            f"with base_grid={config.base_grid}"
+        )
     heads, bias = config.place_heads, config.attention_bias
     if not 0 <= heads <= config.num_attention_heads or (heads and not bias):
         raise ValueError(

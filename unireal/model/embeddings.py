@@ -8,6 +8,8 @@ Axes: N tokens, D model width, E width of one attention head.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import nn
 
@@ -25,17 +27,29 @@ def frame_times(num_inputs: int, num_results: int, span: int) -> list[int]:
     return [*range(num_inputs), *range(first, first + num_results)]
 
 
+def position_step(grid: tuple[int, int], span: int | None) -> float:
+    """Distance of neighbouring tokens in a sequence whose results have that grid: 1 without a span, else such that
+    the results cover as much as span x span positions. So larger pictures have finer steps, not unseen positions
+    (position interpolation, arXiv 2306.15595), and assets stay as large as they are beside the results.
+    """
+    return 1.0 if span is None else span / math.sqrt(grid[0] * grid[1])
+
+
 def frame_positions(
-    times: list[int], grids: list[tuple[int, int]], base_grid: tuple[int, int] | None = None
+    times: list[int], grids: list[tuple[int, int]], base_grid: tuple[int, int] | None = None, step: float = 1.0
 ) -> torch.Tensor:
     """(t, h, w) of every token of frames with the given token grids (rows, columns), float32 (N, 3).
 
     base_grid: the grid of a video prior, into which every frame is fitted; None counts rows and columns from 0.
+    step: how far it counts from row to row and from column to column.
     """
     blocks = []
     for time, grid in zip(times, grids, strict=True):
         t = torch.tensor([float(time)], dtype=torch.float32)
-        h, w = (torch.arange(n, dtype=torch.float32) for n in grid) if base_grid is None else _fitted(grid, base_grid)
+        if base_grid is None:
+            h, w = (step * torch.arange(n, dtype=torch.float32) for n in grid)
+        else:
+            h, w = _fitted(grid, base_grid)
         blocks.append(torch.cartesian_prod(t, h, w))
     return torch.cat(blocks)
 

@@ -27,6 +27,7 @@ from unireal.model.embeddings import (
     PooledText,
     frame_positions,
     frame_times,
+    position_step,
     rotary_embedding,
     sincos_embedding,
 )
@@ -56,6 +57,7 @@ class UniRealTransformer(ModelMixin, ConfigMixin, CacheableTransformer, PeftAdap
         "v_prediction", which unireal.diffusion.flow.as_velocity converts.
     noise_schedule: arguments of NoiseSchedule, for "v_prediction" only.
     base_grid:      rows and columns of tokens that rotary positions are fitted into, as CogVideoX does; None counts.
+    position_span:  rows and columns of positions that results cover, whatever their size; None counts tokens.
     pad_text:       prompts are always padded to max_text_length and the padding is attended to, as in CogVideoX.
     pooled_text:    the mean of the text features is added to the time embeddings, so that text modulates every block.
     place_heads:    how many heads of a block start by attending to their own place in every frame.
@@ -93,6 +95,7 @@ class UniRealTransformer(ModelMixin, ConfigMixin, CacheableTransformer, PeftAdap
         prediction_type: Literal["velocity", "sample", "v_prediction"] = "velocity",
         noise_schedule: dict[str, Any] | None = None,
         base_grid: tuple[int, int] | None = None,
+        position_span: int | None = None,
         pad_text: bool = False,
         pooled_text: bool = False,
         place_heads: int = 0,
@@ -205,7 +208,8 @@ class UniRealTransformer(ModelMixin, ConfigMixin, CacheableTransformer, PeftAdap
         config, frames, count = self.config, [*condition, *results], len(condition)
         grids = [token_grid(frame, config.patch_size) for frame in frames]
         starts = frame_times(count, len(results), config.frame_span)
-        positions = frame_positions(starts, grids, config.base_grid).to(text.device)  # (N - L, 3)
+        step = position_step(grids[count], config.position_span)
+        positions = frame_positions(starts, grids, config.base_grid, step).to(text.device)  # (N - L, 3)
         lengths = [rows * columns for rows, columns in grids]
         labels = self._labels(count, len(frames), roles, text.device)
         rotary = places = None

@@ -107,16 +107,24 @@ def save_checkpoint(
         if accelerator.is_main_process:
             averaged = {} if tensors.ema is None else {"ema_steps": tensors.ema.optimization_step}
             _write(temporary / _STATE, state | averaged)
-            shutil.rmtree(target, ignore_errors=True)
+            if target.exists():
+                _remove(target)
             os.replace(temporary, target)
             for old in complete_checkpoints(folder)[:-keep]:
-                shutil.rmtree(old)
+                _remove(old)
     except OSError:
         if accelerator.is_main_process:
             shutil.rmtree(temporary, ignore_errors=True)
         raise
     accelerator.wait_for_everyone()
     return target
+
+
+def _remove(checkpoint: Path) -> None:
+    """Under a temporary name, so that one that is half removed when the run is killed is not taken for a whole one."""
+    temporary = checkpoint.with_name(checkpoint.name + ".old.tmp")
+    os.replace(checkpoint, temporary)
+    shutil.rmtree(temporary)
 
 
 def complete_checkpoints(folder: Path) -> list[Path]:

@@ -8,6 +8,7 @@ import io
 import logging
 import re
 import textwrap
+from dataclasses import fields
 from pathlib import Path
 
 import tyro
@@ -113,7 +114,7 @@ def _print_fields(parser: argparse.ArgumentParser, config: TrainConfig) -> int:
 
 def overridden(config: TrainConfig, overrides: list[str]) -> TrainConfig:
     """The configuration with --section.field VALUE pairs put in. Raises ValueError for unknown fields or bad values."""
-    message = io.StringIO()
+    message, overrides = io.StringIO(), _as_flags(overrides)
     try:
         with contextlib.redirect_stderr(message):
             return tyro.cli(TrainConfig, args=overrides, default=config, prog="train.py", use_underscores=False)
@@ -123,3 +124,16 @@ def overridden(config: TrainConfig, overrides: list[str]) -> TrainConfig:
         text = re.sub(r"\x1b\[[0-9;]*m|[^\x20-\x7e\n]", " ", message.getvalue())  # colours and the box's lines
         text = one_line(text).partition(" For full helptext")[0]
         raise ValueError(re.sub(r"^(Unrecognized options (?=Unrec)|Value error )", "", text)) from stop
+
+
+def _as_flags(overrides: list[str]) -> list[str]:
+    """With fields that are true or false as tyro takes them: --compile False is --no-compile."""
+    switches = {f"--{field.name}".replace("_", "-") for field in fields(TrainConfig) if isinstance(field.default, bool)}
+    written: list[str] = []
+    for word in overrides:
+        name, said = written[-1] if written else "", word.lower()
+        if name.replace("_", "-") in switches and said in ("true", "false"):
+            written[-1] = name if said == "true" else f"--no-{name[2:]}"
+        else:
+            written.append(word)
+    return written

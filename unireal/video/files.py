@@ -83,24 +83,31 @@ class VideoFile:
     def frames(self) -> Iterator[TimedFrame]:
         """Raises ValueError where the file is damaged, its clock is set anew, or the size of its frames changes."""
         with self._open() as container:
-            stream = self._stream(container)
-            last: Fraction | None = None
-            for frame in self._decoded(container, stream):
+            for frame, time in self._timed(self._decoded(container, self._stream(container))):
                 image = np.ascontiguousarray(np.rot90(_rgb(frame), _quarter_turns(frame)))
                 if image.shape[:2] != self.size:
                     given = f"{image.shape[1]}x{image.shape[0]} after {self.size[1]}x{self.size[0]} pixels"
                     raise ValueError(f"video {str(self.path)!r} changes its size to {given}; convert it to one size")
                 unit = frame.time_base or self.time_base
-                if frame.pts is None:
-                    time = Fraction(0) if last is None else last + 1 / self.rate
-                else:
-                    time = frame.pts * unit
-                if last is not None and time < last - JUMP:
-                    raise set_anew(self.path, last)
-                if last is not None and time <= last:  # a broken clock: encoders need times that rise
-                    time = last + self.time_base
-                last = time
                 yield TimedFrame(image, time, frame.duration * unit if frame.duration else None)
+
+    def _timed(self, frames: Iterator[VideoFrame]) -> Iterator[tuple[VideoFrame, Fraction]]:
+        """Times that rise, as encoders need them. Where a file's do not, as in AVI with B-frames, those of the packets
+        are taken from then on, as FFmpeg's players do."""
+        last: Fraction | None = None
+        by_packet = False
+        for frame in frames:
+            unit = frame.time_base or self.time_base
+            shown, decoded = (None if stamp is None else stamp * unit for stamp in (frame.pts, frame.dts))
+            if last is not None and shown is not None:
+                if shown < last - JUMP:
+                    raise set_anew(self.path, last)
+                by_packet |= shown <= last and decoded is not None
+            time = decoded if by_packet else shown
+            if time is None:
+                time = Fraction(0) if last is None else last + 1 / self.rate
+            last = time if last is None or time > last else last + self.time_base
+            yield frame, last
 
     def _open(self) -> InputContainer:
         import av

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from unireal.request import Request
+from unireal.request import Request, tell_if_large
 from unireal.sample import Sample
 from unireal.tasks import get_task
 from unireal.transforms import load_image
@@ -108,6 +108,7 @@ def _edited(
     scaffold = next((slot.option for slot in get_task(request.task).slots if slot.scaffold), None)
     sources = list(islice(clip, length))
     first, _ = replace(request, video=_filled(sources, length)).assemble(native_size)
+    tell_if_large(first, native_size)
     results = generate(first)[: len(sources)]
     yield from results[:-OVERLAP]
     while not interrupted() and (coming := list(islice(clip, length - OVERLAP))):
@@ -131,7 +132,10 @@ def _continued(
     count = 0
     while count < total:
         sample, _ = request.assemble(native_size)
-        given = [frame.image for frame in sample.inputs] if count == 0 else []
+        given: list[np.ndarray] = []
+        if count == 0:
+            tell_if_large(sample, native_size)
+            given = [frame.image for frame in sample.inputs]
         frames = [*given, *generate(sample)]
         yield from frames[: total - count]
         count += len(frames)

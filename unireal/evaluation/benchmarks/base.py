@@ -65,8 +65,9 @@ class Benchmark:
     read:      (folder of the data set, split) to its items. Raises ValueError for a folder of another form.
     measures:  name, for --only and --skip, -> networks to measures.
     backbones: role -> hub id, as the data set's reference script has it.
-    splits:    the first is the default. hub: data set on the hub that is fetched if no folder is given, with the files
-               that are needed of it. obtain: how to get it, for the error message.
+    splits:    the first is the default. hub: data set on the hub that is fetched if no folder is given.
+    files:     patterns of what is fetched of a data set on the hub; empty if none there is in a form that is read.
+    obtain:    how to get it, for the error message.
     faults:    what is known to be wrong with some items; a second set of rows leaves those out.
     groups:    whether the summary has rows by category and their mean.
     """
@@ -103,17 +104,20 @@ class Benchmark:
         return items
 
     def folder(self, data: Path | str | None) -> Path:
-        """The data set's folder, fetched from the hub if `data` is a hub id or None. Raises ValueError without one."""
+        """The data set's folder, fetched from the hub if `data` is a hub id or None. Raises ValueError without one.
+
+        A hub id is only taken where it is known which files are needed: some data sets have terabytes of others.
+        """
         if data is not None and Path(data).is_dir():
             return Path(data)
         name = self.hub if data is None else str(data)
-        if name is None or name.count("/") != 1 or Path(name).is_absolute():
+        if name is None or not self.files or name.count("/") != 1 or Path(name).is_absolute():
             given = "no data set was given" if data is None else f"{str(data)!r} is not a folder"
             raise ValueError(f"{given}; give --data DIR ({self.obtain})")
         from huggingface_hub import snapshot_download
 
         try:
-            return Path(snapshot_download(name, repo_type="dataset", allow_patterns=list(self.files) or None))
+            return Path(snapshot_download(name, repo_type="dataset", allow_patterns=list(self.files)))
         except Exception as error:  # the hub's client raises errors of many kinds
             reason = one_line(error, 160)
             raise ValueError(

@@ -72,5 +72,6 @@ DREAMBENCH = Benchmark(
     },
     backbones={"clip": CLIP_B, "dino": DINO_S16},
     splits=("x4", "x1"),
-    obtain="the repository google/dreambooth",
+    files=("dataset/*",),
+    obtain="the repository google/dreambooth, which is on the hub too",
 )

@@ -219,6 +219,7 @@ MAGICBRUSH, MAGICBRUSH_MULTI = (
         measures=_MAGICBRUSH_MEASURES,
         backbones=_BACKBONES | {"dinov2": DINOV2},
         splits=("test", "dev"),
+        files=("*dev*.parquet",),  # without those for training
         obtain="the test set's zip that the authors link, unpacked: images/, edit_sessions.json and the captions;"
         " or osunlp/MagicBrush with --split dev",
         faults=(EQUAL,),
