@@ -66,7 +66,7 @@ def sizes_table() -> str:
     found = [{(row["recipe"], row["metric"]): row for row in run["rows"] if _is_standard(row)} for run in runs]
     head = ["recipe", "metric", *(f"{run['rows'][0]['resolution']} (n {run['settings']['limit']})" for run in runs)]
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
-    for recipe, metric in found[0]:
+    for recipe, metric in (scored for scored in found[0] if any(scored in scores for scores in found[1:])):
         rows = [scores.get((recipe, metric)) for scores in found]
         cells = [f"**{_number(row['mean'])}** ({_number(row['baselines']['copy'])})" if row else "-" for row in rows]
         arrow = "↑" if found[0][recipe, metric]["better"] == "higher" else "↓"

@@ -48,7 +48,7 @@ def _control(kind: str) -> Recipe:
 
 _ALL = (
     _edit("recolor", 2.6, edits.recolor),
-    _edit("recolor_alike", 6.0, partial(edits.recolor, alike=True)),
+    _edit("recolor_alike", 3.0, partial(edits.recolor, alike=True)),
     _edit("remove", 1.8, edits.remove),
     _edit("add", 1.0, edits.add),
     _edit("move", 1.2, edits.move),
