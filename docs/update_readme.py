@@ -44,7 +44,7 @@ def results_table() -> str:
     head = ["recipe", "scenes", "n", "metric", "unireal-tiny", *names, "bar"]
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     for row in run["rows"]:
-        if not (row["primary"] or row["bar"]):
+        if not _is_shown(row):
             continue
         arrow = "↑" if row["better"] == "higher" else "↓"
         bar = "" if row["bar"] is None else f"{row['bar']} {'reached' if row['passed'] else 'missed'}"
@@ -63,7 +63,7 @@ def sizes_table() -> str:
     """The standard scenes' scores at every size that was run (world.json, world-WxH.json), with copy's beside them."""
     runs = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.parent.glob("world*.json"))]
     runs.sort(key=lambda run: [int(side) for side in run["rows"][0]["resolution"].split("x")])
-    found = [{(row["recipe"], row["metric"]): row for row in run["rows"] if _is_standard(row)} for run in runs]
+    found = [{(row["recipe"], row["metric"]): row for row in run["rows"] if _is_shown(row, "standard")} for run in runs]
     head = ["recipe", "metric", *(f"{run['rows'][0]['resolution']} (n {run['settings']['limit']})" for run in runs)]
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     for recipe, metric in (scored for scored in found[0] if any(scored in scores for scores in found[1:])):
@@ -74,8 +74,8 @@ def sizes_table() -> str:
     return "\n".join(lines)
 
 
-def _is_standard(row: dict[str, Any]) -> bool:
-    return row["subset"] == "standard" and (row["primary"] or row["bar"] is not None)
+def _is_shown(row: dict[str, Any], subset: str | None = None) -> bool:
+    return bool(row["primary"] or row["bar"]) and subset in (None, row["subset"])
 
 
 def headlines_tables() -> str:

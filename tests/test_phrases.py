@@ -19,7 +19,7 @@ from unireal.training.phrases import Lesson, draw_prompts, main, phrase_means
 
 @pytest.fixture(scope="module")
 def prompts() -> list[str]:
-    return draw_prompts(400, seed=0)
+    return draw_prompts(400, seed=2)
 
 
 @pytest.mark.parametrize(
@@ -91,11 +91,11 @@ def test_the_words_of_a_thing_learn_of_each_other(parts, prompts):
     before, lesson = swapped_change(text), Lesson(text, prompts[50:])
     with torch.no_grad():
         first = [float(e.mean()) for e in lesson.errors(prompts[:50])]
-    lesson.learn(100, 16)
+    lesson.learn(60, 16)
     with torch.no_grad():
         last = [float(e.mean()) for e in lesson.errors(prompts[:50])]
     assert first[1] == pytest.approx(0, abs=1e-9) and last[0] < 0.6 * first[0] and last[1] < 0.1
-    assert swapped_change(text) > before + 0.03
+    assert swapped_change(text) > before + 0.05
 
 
 def test_the_command_saves_a_model_that_differs_in_its_text_encoder_alone(
