@@ -42,6 +42,7 @@ from unireal.training.checkpoint import (
     read_state,
     save_checkpoint,
 )
+from unireal.training.precision import bf16_is_slow
 from unireal.transforms import to_tensor as frame_tensor
 
 LATENT_NOISE = 0.05
@@ -166,7 +167,7 @@ class Run:
     def _train_step(self) -> float:
         rng = np.random.default_rng((self.recipe["seed"], self.step))
         images = to_tensor([draw_frame(rng) for _ in range(self.recipe["batch_size"])])
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=not bf16_is_slow()):
             latent = self.vae.encode(images).latent
             noise = torch.from_numpy(rng.standard_normal(latent.shape, np.float32)).to(latent.dtype)
             restored = self.vae.decode(latent + LATENT_NOISE * noise).sample

@@ -68,12 +68,13 @@ class RunTensors:
         for _, key, name in stored:
             keys.setdefault(name, []).append(key)
         for optimizer in self.optimizers:
+            kind = next(kind for kind in _KEPT if isinstance(optimizer, kind))
             for group in optimizer.param_groups:
                 for parameter in group["params"]:
                     found = keys.get(names[parameter], [])
-                    if found and set(found) != _KEPT[type(optimizer)]:
+                    if found and set(found) != _KEPT[kind]:
                         raise ValueError(
-                            f"{names[parameter]} was trained by another optimizer than {type(optimizer).__name__}; "
+                            f"{names[parameter]} was trained by another optimizer than {kind.__name__}; "
                             "resume with optimizer.muon_lr at 0, or above, as it was"
                         )
                     for key in found:

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn, optim
 
 from unireal.experiments import OptimizerConfig
+from unireal.training.precision import Float32Muon, bf16_is_slow
 
 
-def make_optimizers(parts: nn.ModuleDict, config: OptimizerConfig) -> list[optim.Optimizer]:
-    """AdamW, and Muon (torch.optim.Muon) for the attention and feed-forward matrices of the transformer's blocks."""
+def make_optimizers(
+    parts: nn.ModuleDict, config: OptimizerConfig, device: torch.device | None = None
+) -> list[optim.Optimizer]:
+    """AdamW, and Muon (torch.optim.Muon) for the attention and feed-forward matrices of the transformer's blocks.
+
+    device: that of the training, by default the CPU.
+    """
     matrices: list[nn.Parameter] = []
     text: list[nn.Parameter] = []
     rest: list[nn.Parameter] = []
@@ -24,7 +31,9 @@ def make_optimizers(parts: nn.ModuleDict, config: OptimizerConfig) -> list[optim
     adamw = optim.AdamW(groups, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=True)
     if not matrices:
         return [adamw]
-    return [adamw, optim.Muon(matrices, lr=config.muon_lr, weight_decay=config.weight_decay)]
+    on_cpu = device is None or device.type == "cpu"
+    muon = Float32Muon if on_cpu and bf16_is_slow() else optim.Muon
+    return [adamw, muon(matrices, lr=config.muon_lr, weight_decay=config.weight_decay)]
 
 
 def learning_rate_factor(step: int, steps: int, config: OptimizerConfig) -> float:

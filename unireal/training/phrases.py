@@ -31,6 +31,7 @@ from unireal.experiments import EXPERIMENTS
 from unireal.model.text_encoder import TextEncoder
 from unireal.prompts import join
 from unireal.training.checkpoint import check_no_run
+from unireal.training.precision import bf16_is_slow
 from unireal.training.sheets import save_model
 from unireal.training.start import load_start
 
@@ -105,7 +106,7 @@ class Lesson:
         self.student.train()
         for _ in tqdm(range(steps), desc="phrases", disable=None):  # None: only on a terminal
             chosen = [self.prompts[i] for i in self.rng.integers(len(self.prompts), size=batch_size)]
-            with torch.autocast("cpu", dtype=torch.bfloat16):
+            with torch.autocast("cpu", torch.bfloat16, enabled=not bf16_is_slow()):
                 error = torch.cat(self.errors(chosen)).mean()
             optimizer.zero_grad()
             error.backward()

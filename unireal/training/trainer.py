@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections import defaultdict
@@ -27,12 +28,15 @@ from unireal.training.checkpoint import RunTensors, load_checkpoint, newest_chec
 from unireal.training.distillation import make_objective, settings_of
 from unireal.training.objective import prepare_step
 from unireal.training.optimizers import learning_rate_factor, make_optimizers
+from unireal.training.precision import bf16_is_slow, slowdown_of_bf16
 from unireal.training.sharding import in_one_piece, is_sharded, make_accelerator, rebuilt, whole
 from unireal.training.sheets import averaged, save_model, save_sheet
 from unireal.training.start import fresh_vae_fingerprint, load_start, untrained_fingerprint
 from unireal.training.tuning import choose_trainable
 
 TIME_BINS = 5
+
+_log = logging.getLogger("unireal.training")
 
 
 class Trainer:
@@ -58,7 +62,7 @@ class Trainer:
         for encoder in (self.components.vae, self.components.text_encoder):
             if encoder is not None:
                 encoder.to(self.accelerator.device)
-        optimizers = make_optimizers(self.components.trainable, config.optimizer)
+        optimizers = make_optimizers(self.components.trainable, config.optimizer, self.accelerator.device)
         self.wrapped, *self.optimizers = self.accelerator.prepare(self.objective, *optimizers)
         self.rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
         named = {n.removeprefix("parts."): p for n, p in self.objective.named_parameters() if p.requires_grad}
@@ -115,6 +119,10 @@ class Trainer:
         longer finite, ValueError if too much of the data is bad, and OSError if a checkpoint cannot be written.
         """
         config, accelerator = self.config, self.accelerator
+        on_cpu = accelerator.device.type == "cpu" and accelerator.is_main_process
+        if config.precision == "bf16" and on_cpu and bf16_is_slow():
+            told = "bf16 takes this CPU %.0f times as long as float32, for lack of instructions; give --precision no"
+            _log.warning(told, slowdown_of_bf16())
         accelerator.init_trackers("logs")
         history: list[float] = []
         data: Iterator[tuple[Batch, list[dict[str, Any]]]] = iter(())
