@@ -60,11 +60,13 @@ def results_table() -> str:
 
 
 def sizes_table() -> str:
-    """The standard scenes' scores at every size that was run (world.json, world-WxH.json), with copy's beside them."""
-    runs = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.parent.glob("world*.json"))]
+    """The standard scenes' scores of every run of the model (world.json, world-WxH.json) and of its adapters, with
+    copy's beside them."""
+    paths = sorted(RESULTS.parent.parent.glob(f"{RESULTS.parent.name}*/world*.json"))
+    runs = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
     runs.sort(key=lambda run: [int(side) for side in run["rows"][0]["resolution"].split("x")])
     found = [{(row["recipe"], row["metric"]): row for row in run["rows"] if _is_shown(row, "standard")} for run in runs]
-    head = ["recipe", "metric", *(f"{run['rows'][0]['resolution']} (n {run['settings']['limit']})" for run in runs)]
+    head = ["recipe", "metric", *map(_size_of, runs)]
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     for recipe, metric in (scored for scored in found[0] if any(scored in scores for scores in found[1:])):
         rows = [scores.get((recipe, metric)) for scores in found]
@@ -72,6 +74,11 @@ def sizes_table() -> str:
         arrow = "↑" if found[0][recipe, metric]["better"] == "higher" else "↓"
         lines.append(f"| {recipe} | {metric} {found[0][recipe, metric]['unit']} {arrow} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _size_of(run: dict[str, Any]) -> str:
+    adapter = f", `{run['settings']['lora']}`" if "lora" in run["settings"] else ""
+    return f"{run['rows'][0]['resolution']}{adapter} (n {run['settings']['limit']})"
 
 
 def _is_shown(row: dict[str, Any], subset: str | None = None) -> bool:

@@ -16,11 +16,12 @@ from data_builders.world.recipes import world_sample
 from data_builders.world.render import decode_depth
 from data_builders.world.stream import TEST_SEEDS
 from unireal.evaluation.metrics import abs_rel
-from unireal.model.folder import SHIPPED
+from unireal.evaluation.models import weights_of
+from unireal.model.folder import ADAPTERS, SHIPPED
 from unireal.pipeline import UniRealPipeline
 
 ROOT = Path(__file__).parent.parent
-TINY = SHIPPED["unireal-tiny"]
+TINY, LARGER = SHIPPED["unireal-tiny"], ADAPTERS["unireal-tiny-128"]
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,7 @@ def pipeline() -> UniRealPipeline:
 
 
 def test_it_is_small_and_safe():
-    files = [path for path in TINY.rglob("*") if path.is_file()]
+    files = [path for folder in (TINY, LARGER) for path in folder.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= 24 * 2**20
     assert {path.suffix for path in files} <= {".safetensors", ".json", ".md"}
 
@@ -57,6 +58,19 @@ def test_its_depth_beats_the_canvas_by_far_at_any_size(pipeline, size):
     assert 5 * ours < copied
 
 
+def test_its_adapter_makes_larger_pictures_better(pipeline, caplog):
+    adapted = UniRealPipeline.from_pretrained("unireal-tiny")
+    adapted.load_lora_weights("unireal-tiny-128")
+    assert not caplog.text  # it was trained on these weights
+    samples = [world_sample("recolor", TEST_SEEDS + seed, (128, 128)) for seed in range(6)]
+    errors = {pipe: [] for pipe in (pipeline, adapted)}
+    for pipe, found in errors.items():
+        for sample, (made,) in zip(samples, pipe.generate(samples), strict=True):
+            difference = made.astype(float) - sample.results[0].image
+            found.append(np.square(difference[sample.mask]).mean())
+    assert np.mean(errors[adapted]) < 0.8 * np.mean(errors[pipeline])
+
+
 @pytest.mark.parametrize(
     ("one", "other"),
     [("a large red circle", "a large blue circle"), ("the object from IMG1", "the object from IMG2")],
@@ -72,9 +86,12 @@ def test_its_text_encoder_says_at_a_place_what_is_there(pipeline, one, other):
 
 
 def test_the_benchmark_run_beside_it_is_of_this_model():
-    run = json.loads((TINY / "world.json").read_text())
-    assert run["benchmark"] == "world"
-    assert all(row["n"] > 0 and "copy" in row["baselines"] for row in run["rows"])
+    for folder in (TINY, LARGER):
+        for path in folder.glob("world*.json"):
+            run = json.loads(path.read_text())
+            assert run["benchmark"] == "world" and run["settings"]["model"] == "unireal-tiny"
+            assert all(row["n"] > 0 and "copy" in row["baselines"] for row in run["rows"])
+    assert run["settings"]["lora weights"] == weights_of("unireal-tiny-128")
 
 
 def test_the_readmes_tables_are_up_to_date():

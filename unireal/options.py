@@ -158,7 +158,7 @@ def _add_model_options(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--model", default="unireal-tiny", metavar="M",
         help="%(default)s (default), a folder or a hub id, also of FLUX.1-Kontext or Qwen-Image-Edit")  # fmt: skip
-    add("--lora", metavar="DIR", help="adapter to put on the model, the folder lora/ of a training run")
+    add("--lora", metavar="DIR", help="adapter to put on the model: unireal-tiny-128 or the folder lora/ of a run")
     add_plugin_argument(group)
     add("--seed", type=_seed, default=0, metavar="S", help="another seed, another result (default: %(default)s)")
     add("--steps", type=_count, metavar="N", help="denoising steps, at least 1 (default: the model's)")

@@ -76,7 +76,7 @@ def _add_what(parser: Parser, public: Benchmark | None) -> None:
     add("--limit", metavar="N", type=at_least_one, help=limit)
     add("--threads", metavar="N", type=at_least_one, help="CPU threads (default: all)")
     add = parser.add_argument_group("for --model").add_argument
-    add("--lora", metavar="DIR", help="adapter on top of it, folder or hub id")
+    add("--lora", metavar="DIR", help="adapter on top of it: a shipped one, folder or hub id")
     add("--dtype", choices=("float32", "bfloat16", "float16"), help="of its weights (default: float32)")
     add("--steps", metavar="N", type=at_least_one, help="denoising steps (default: the model's)")
     add("--guidance", metavar="G", type=float, help="text guidance (default: the model's)")

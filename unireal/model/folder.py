@@ -13,12 +13,14 @@ from safetensors import SafetensorError, safe_open
 
 HUB_ID = r"\w[\w.-]*/[\w.-]+"
 _PIECES, _PIECE = 16, 1 << 20  # of a file that is compared, and the bytes of each
-SHIPPED = {"unireal-tiny": Path(__file__).parent.parent / "checkpoints" / "unireal-tiny"}
+_CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
+SHIPPED = {"unireal-tiny": _CHECKPOINTS / "unireal-tiny"}
+ADAPTERS = {"unireal-tiny-128": _CHECKPOINTS / "unireal-tiny-128"}  # LoRAs of them
 
 
 def model_path(name: str | Path) -> Path:
-    """Where a model is if it is here: a shipped one goes by its name."""
-    return SHIPPED.get(str(name), Path(name))
+    """Where a model or an adapter is if it is here: a shipped one goes by its name."""
+    return (SHIPPED | ADAPTERS).get(str(name), Path(name))
 
 
 def find_model(name: str | Path, what: str = "model", hub: bool = False, others: Iterable[str] = ()) -> Path:
@@ -51,6 +53,8 @@ def check_model_folder(path: Path) -> None:
     if not index.is_file():
         inside = path / "model" / index.name
         remedy = f"give {str(inside.parent)!r}" if inside.is_file() else "give a folder saved by this project"
+        if (path / "adapter_config.json").is_file():
+            remedy = "it holds an adapter: give it as --lora"
         raise ValueError(f"model folder {str(path)!r} has no model_index.json; {remedy}")
     try:
         parts = {k: v for k, v in json.loads(index.read_text()).items() if isinstance(v, list) and v[:1] != [None]}

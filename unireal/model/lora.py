@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from unireal.files import replacing
-from unireal.model.folder import fingerprint, known_as
+from unireal.model.folder import ADAPTERS, fingerprint, known_as, model_path
 from unireal.model.transformer import UniRealTransformer
 
 _log = logging.getLogger(__name__)
@@ -72,12 +72,13 @@ def save_lora(transformer: UniRealTransformer, folder: str | Path, name: str = "
 def load_lora(transformer: UniRealTransformer, folder: str | Path, name: str = "default") -> None:
     """Puts a saved adapter into a transformer, in effect from now on. Logs a warning if it was trained on another base.
 
-    Raises ValueError if the folder holds no adapter, or one of another model.
+    folder: or the name of a shipped one. Raises ValueError if it holds no adapter, or one of another model.
     """
-    folder = Path(folder)
+    folder = model_path(folder)
     for file in (CONFIG, WEIGHTS):
         if not (folder / file).is_file():
-            raise ValueError(f"LoRA folder {str(folder)!r} lacks {file}; give a folder written by save_lora")
+            known = f"a folder written by save_lora or a shipped adapter: {', '.join(ADAPTERS)}"
+            raise ValueError(f"LoRA folder {str(folder)!r} lacks {file}; give {known}")
     try:
         config, weights = LoraConfig.from_pretrained(str(folder)), load_file(folder / WEIGHTS)
         with safe_open(folder / WEIGHTS, "pt") as file:
