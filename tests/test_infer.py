@@ -217,6 +217,7 @@ def test_bad_model_folders(rejected, picture, tmp_path, tiny_pipeline_folder):
         assert told in rejected(*call, model=missing)
     assert "did you mean 'unireal-tiny'?" in rejected(*call, model="unireal-tinny")
     assert "no model_index.json" in rejected(*call, model=tmp_path)
+    assert "it holds an adapter: give it as --lora" in rejected(*call, model="unireal-tiny-128")
     with catch_warnings(record=True) as shown:  # which pytest keeps from stderr
         offline = rejected(*call, model="somebody/something")
     assert not shown
