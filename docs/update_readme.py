@@ -15,7 +15,7 @@ from typing import Any
 
 from headlines import headlines
 
-from unireal.model.folder import SHIPPED
+from unireal.model.folder import ADAPTERS, SHIPPED
 from unireal.tasks import TASKS, TaskSpec
 
 DOCS = Path(__file__).parent
@@ -62,7 +62,7 @@ def results_table() -> str:
 def sizes_table() -> str:
     """The standard scenes' scores of every run of the model (world.json, world-WxH.json) and of its adapters, with
     copy's beside them."""
-    paths = sorted(RESULTS.parent.parent.glob(f"{RESULTS.parent.name}*/world*.json"))
+    paths = (path for folder in (RESULTS.parent, *ADAPTERS.values()) for path in sorted(folder.glob("world*.json")))
     runs = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
     runs.sort(key=lambda run: [int(side) for side in run["rows"][0]["resolution"].split("x")])
     found = [{(row["recipe"], row["metric"]): row for row in run["rows"] if _is_shown(row, "standard")} for run in runs]

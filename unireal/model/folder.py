@@ -15,6 +15,7 @@ HUB_ID = r"\w[\w.-]*/[\w.-]+"
 _PIECES, _PIECE = 16, 1 << 20  # of a file that is compared, and the bytes of each
 _CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
 SHIPPED = {"unireal-tiny": _CHECKPOINTS / "unireal-tiny"}
+ADAPTER_CONFIG = "adapter_config.json"  # by which an adapter's folder is known
 ADAPTERS = {"unireal-tiny-128": _CHECKPOINTS / "unireal-tiny-128"}  # LoRAs of them
 
 
@@ -53,7 +54,7 @@ def check_model_folder(path: Path) -> None:
     if not index.is_file():
         inside = path / "model" / index.name
         remedy = f"give {str(inside.parent)!r}" if inside.is_file() else "give a folder saved by this project"
-        if (path / "adapter_config.json").is_file():
+        if (path / ADAPTER_CONFIG).is_file():
             remedy = "it holds an adapter: give it as --lora"
         raise ValueError(f"model folder {str(path)!r} has no model_index.json; {remedy}")
     try:

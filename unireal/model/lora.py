@@ -23,13 +23,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from unireal.files import replacing
-from unireal.model.folder import ADAPTERS, fingerprint, known_as, model_path
+from unireal.model.folder import ADAPTER_CONFIG, ADAPTERS, fingerprint, known_as, model_path
 from unireal.model.transformer import UniRealTransformer
 
 _log = logging.getLogger(__name__)
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")  # what CogVideoX's own LoRAs adapt
 _BASE, _FINGERPRINT = "base_model", "base_fingerprint"  # in the metadata of the weights
-WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+WEIGHTS, CONFIG = "adapter_model.safetensors", ADAPTER_CONFIG
 
 
 def add_lora(

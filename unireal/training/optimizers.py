@@ -8,15 +8,13 @@ import torch
 from torch import nn, optim
 
 from unireal.experiments import OptimizerConfig
-from unireal.training.precision import Float32Muon, bf16_is_slow
+from unireal.training.precision import CPU, Float32Muon, bf16_is_slow
 
 
-def make_optimizers(
-    parts: nn.ModuleDict, config: OptimizerConfig, device: torch.device | None = None
-) -> list[optim.Optimizer]:
+def make_optimizers(parts: nn.ModuleDict, config: OptimizerConfig, device: torch.device = CPU) -> list[optim.Optimizer]:
     """AdamW, and Muon (torch.optim.Muon) for the attention and feed-forward matrices of the transformer's blocks.
 
-    device: that of the training, by default the CPU.
+    device: that of the training.
     """
     matrices: list[nn.Parameter] = []
     text: list[nn.Parameter] = []
@@ -31,8 +29,7 @@ def make_optimizers(
     adamw = optim.AdamW(groups, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=True)
     if not matrices:
         return [adamw]
-    on_cpu = device is None or device.type == "cpu"
-    muon = Float32Muon if on_cpu and bf16_is_slow() else optim.Muon
+    muon = Float32Muon if bf16_is_slow(device) else optim.Muon
     return [adamw, muon(matrices, lr=config.muon_lr, weight_decay=config.weight_decay)]
 
 

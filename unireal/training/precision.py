@@ -1,5 +1,5 @@
-"""bf16 on CPUs. Those without AVX-512, AMX or Arm's BF16 have no instructions for it: torch multiplies it there some 50
-times slower than float32, and float32 is never less exact.
+"""bf16 on CPUs. Those without AVX-512, AMX or Arm's BF16 have no instructions for it: torch multiplies it there
+tens of times slower than float32, and float32 is never less exact.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ import torch
 from torch import optim
 from torch.overrides import TorchFunctionMode
 
-_SIDE = 192  # of the matrices that are timed: some 0.2 ms in float32, 15 ms in bf16 without instructions
+_SIDE = 192  # of the matrices that are timed, which takes some milliseconds in all
 _SLOW = 5.0
+CPU = torch.device("cpu")
 
 
 @cache
@@ -23,9 +24,9 @@ def slowdown_of_bf16() -> float:
     return _seconds(torch.bfloat16) / _seconds(torch.float32)
 
 
-def bf16_is_slow() -> bool:
-    """Whether this CPU has to do without instructions for bf16."""
-    return slowdown_of_bf16() > _SLOW
+def bf16_is_slow(device: torch.device = CPU) -> bool:
+    """Whether the device is a CPU that has to do without instructions for bf16."""
+    return device.type == "cpu" and slowdown_of_bf16() > _SLOW
 
 
 def _seconds(dtype: torch.dtype) -> float:

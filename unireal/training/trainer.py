@@ -119,8 +119,7 @@ class Trainer:
         longer finite, ValueError if too much of the data is bad, and OSError if a checkpoint cannot be written.
         """
         config, accelerator = self.config, self.accelerator
-        on_cpu = accelerator.device.type == "cpu" and accelerator.is_main_process
-        if config.precision == "bf16" and on_cpu and bf16_is_slow():
+        if config.precision == "bf16" and accelerator.is_main_process and bf16_is_slow(accelerator.device):
             told = "bf16 takes this CPU %.0f times as long as float32, for lack of instructions; give --precision no"
             _log.warning(told, slowdown_of_bf16())
         accelerator.init_trackers("logs")
