@@ -1,12 +1,14 @@
-"""What command lines share: errors in one line, counts, sizes, names and devices."""
+"""What command lines share: errors in one line, counts, sizes, names, devices and their memory."""
 
 from __future__ import annotations
 
 import argparse
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
-from typing import NoReturn
+from typing import Any, NoReturn
 
 _PACKAGES = {"cv2": "opencv-python-headless", "cleanfid": "clean-fid", "skimage": "scikit-image"}  # by what is imported
 
@@ -75,12 +77,16 @@ def size(text: str) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def usable_device(name: str) -> str:
-    """A device that torch can work on; "auto" is cuda if there is one, else cpu. Raises ValueError for another."""
+def usable_device(name: str, offload: bool = False) -> str:
+    """A device that torch can work on; "auto" is cuda if there is one, else cpu.
+
+    offload: whether weights are to wait beside it, in the CPU's memory. Raises ValueError for a device that cannot be
+    used, and for the CPU if they are.
+    """
     import torch
 
     if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         torch.zeros(1, device=name).item()  # the device "meta" computes nothing
     except (RuntimeError, AssertionError) as error:
@@ -88,4 +94,27 @@ def usable_device(name: str) -> str:
         raise ValueError(
             f"device {name!r} cannot be used here ({reason}); give another --device, such as cpu"
         ) from error
+    if offload and torch.device(name).type == "cpu":
+        raise ValueError("--offload is for a GPU with little memory, but the device is the CPU; leave it out")
     return name
+
+
+def placed(pipeline: Any, device: str, offload: bool = False) -> Any:
+    """A pipeline, ours or one of diffusers, on a device; offload: each part is there only while it works, and waits in
+    the CPU's memory."""
+    if not offload:
+        return pipeline.to(device)
+    pipeline.enable_model_cpu_offload(device=device)
+    return pipeline
+
+
+@contextmanager
+def memory_errors(remedy: str) -> Iterator[None]:
+    """Raises ValueError, with what helps, where the memory of the device does not suffice."""
+    try:
+        yield
+    except RuntimeError as error:  # of a GPU torch.OutOfMemoryError, of others this
+        if not re.search("out of memory|allocate memory", str(error)):
+            raise
+        reason = one_line(error).split(". ")[0]
+        raise ValueError(f"the memory does not suffice ({reason}); {remedy}") from error

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from warnings import filterwarnings
 
-from unireal.arguments import failed, one_line, usable_device
+from unireal.arguments import failed, memory_errors, one_line, placed, usable_device
 from unireal.conditions import with_conditions
 from unireal.files import check_writable, numbered, replacing
 from unireal.jobs import run_jobs
@@ -94,6 +94,7 @@ def _written(options: argparse.Namespace) -> list[str]:
     return [str(path) for name, number in files if name is not None for path in numbered(Path(name), number)]
 
 
+@memory_errors("try a smaller --size, --dtype bfloat16, --offload or --device cpu")
 def run(options: argparse.Namespace) -> dict:
     """Loads the model, runs the task and writes the results. Raises ValueError or OSError for bad input."""
     if options.task is None:
@@ -115,14 +116,14 @@ def run(options: argparse.Namespace) -> dict:
     sample, _ = first_window(asked, source).assemble((64, 64))  # before the model is loaded
     text, image = (1.0 if scale is None else scale for scale in (options.guidance, options.image_guidance))
     Guidance(text, image)
-    plugins, device = accelerations(options.accelerate), usable_device(options.device)
+    plugins, device = accelerations(options.accelerate), usable_device(options.device, options.offload)
     spot_mask = _check_spot_mask(options, plugins, spec)
     _quiet()
     public = _public(options.model)
     if public is not None:
         scales = {name: getattr(options, name) for name in ("image_guidance", "negative_prompt")}
         public.check(options.task, request | scales, plugins)
-    pipeline, loading = _load(options.model, options.lora, device, options.dtype)
+    pipeline, loading = _load(options.model, options.lora, device, options.dtype, options.offload)
     pipeline.set_progress_bar_config(disable=options.json or not sys.stderr.isatty())
     recipe = _recipe(options, asked, plugins)
     how = recipe.sampling() | {"accelerate": plugins}
@@ -178,7 +179,7 @@ def _public(model: str) -> PublicModel | None:
 
 
 @lru_cache(maxsize=1)
-def _load(model: str, lora: str | None, device: str, dtype: str) -> tuple[DiffusionPipeline, list[str]]:
+def _load(model: str, lora: str | None, device: str, dtype: str, offload: bool) -> tuple[DiffusionPipeline, list[str]]:
     """The pipeline, and what is to be told about the adapter."""
     import torch
 
@@ -196,7 +197,7 @@ def _load(model: str, lora: str | None, device: str, dtype: str) -> tuple[Diffus
     if lora is not None:
         with _told() as told:
             pipeline.load_lora_weights(lora)
-    return pipeline.to(device), told
+    return placed(pipeline, device, offload), told
 
 
 def _pictures(options: argparse.Namespace) -> dict:

@@ -24,8 +24,8 @@ from typing import Any
 from unireal.arguments import one_line
 
 # A file says what to make; with which model, and which code is run, the command line says.
-_FOR_ALL = ("help", "jobs", "model", "lora", "plugin", "device", "dtype", "json", "list_tasks", "metadata",
-            "from_metadata")  # fmt: skip
+_FOR_ALL = ("help", "jobs", "model", "lora", "plugin", "device", "dtype", "offload", "json", "list_tasks",
+            "metadata", "from_metadata")  # fmt: skip
 
 
 def add_jobs_option(parser: argparse.ArgumentParser) -> None:

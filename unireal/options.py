@@ -170,6 +170,7 @@ def _add_model_options(group: argparse._ArgumentGroup) -> None:
     add("--spot-mask", metavar="PATH", help="picture to write, white where spotedit computed")
     add("--device", default="auto", metavar="D", help="cpu, cuda, cuda:1, mps (default: cuda if there is one)")
     add("--dtype", default="float32", choices=("float32", "bfloat16", "float16"), help="default: %(default)s")
+    add("--offload", action="store_true", help="each part is on the GPU only while it works: less memory, slower")
 
 
 def _narrow(parser: argparse.ArgumentParser, spec: TaskSpec) -> None:

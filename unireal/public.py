@@ -124,6 +124,9 @@ class PublicPipeline:
         self.pipeline.to(device)
         return self
 
+    def enable_model_cpu_offload(self, device: str) -> None:
+        self.pipeline.enable_model_cpu_offload(device=device)
+
     def set_progress_bar_config(self, **options: Any) -> None:
         self.pipeline.set_progress_bar_config(**options)
 

@@ -105,8 +105,8 @@ def _world(options: argparse.Namespace) -> Callable[[], str]:
 
 def _load(options: argparse.Namespace) -> tuple[Callable[..., Any], dict[str, Any]]:
     """The model as (samples, seed) -> results, and the settings that it runs with."""
-    source = Source(options.model, options.dtype or Source.dtype, options.lora)
-    pipeline = source.ours(usable_device("auto"))
+    source = Source.asked(options)
+    pipeline = source.ours(usable_device("auto", options.offload))
     given = {
         "num_inference_steps": options.steps,
         "guidance_scale": options.guidance,

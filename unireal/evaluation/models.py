@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from unireal.arguments import one_line
+from unireal.arguments import one_line, placed
 from unireal.evaluation.pictures import resize_bicubic
 from unireal.evaluation.results import Item
 from unireal.model.folder import find_model, fingerprint, model_path
@@ -161,11 +162,18 @@ class Diffusers:
 
 @dataclass(frozen=True)
 class Source:
-    """Where a model comes from: a shipped one, a folder or a hub id. lora: folder or hub id of an adapter for it."""
+    """Where a model comes from: a shipped one, a folder or a hub id. lora: folder or hub id of an adapter for it.
+    offload: each part is on the GPU only while it works."""
 
     name: str
     dtype: str = "float32"
     lora: str | None = None
+    offload: bool = False
+
+    @classmethod
+    def asked(cls, options: argparse.Namespace) -> Source:
+        """That of a command line; None for an option is the default."""
+        return cls(options.model, options.dtype or cls.dtype, options.lora, bool(options.offload))
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -203,7 +211,7 @@ class Source:
                     f"adapter {self.lora!r} cannot be put on {self.name!r} ({one_line(error, 200)})"
                 ) from error
         pipeline.set_progress_bar_config(disable=True)
-        return pipeline.to(device)
+        return placed(pipeline, device, self.offload)
 
 
 def sampling(pipeline: Any, given: Mapping[str, Any]) -> dict[str, Any]:

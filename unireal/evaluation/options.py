@@ -24,7 +24,7 @@ DREAMSIM, PICK = "dreamsim", "pickscore"
 ALSO = (PICK, DREAMSIM, *OF_SETS)  # metrics that any benchmark with the pictures or captions for them can have
 
 # What only has a meaning where a model makes the pictures, and where pictures are scored.
-_OF_MODEL = ("lora", "dtype", "steps", "guidance", "image_guidance", "seed", "batch_size")
+_OF_MODEL = ("lora", "dtype", "offload", "steps", "guidance", "image_guidance", "seed", "batch_size")
 _OF_SCORES = ("only", "skip", "also", "backbone")
 
 
@@ -78,6 +78,7 @@ def _add_what(parser: Parser, public: Benchmark | None) -> None:
     add = parser.add_argument_group("for --model").add_argument
     add("--lora", metavar="DIR", help="adapter on top of it: a shipped one, folder or hub id")
     add("--dtype", choices=("float32", "bfloat16", "float16"), help="of its weights (default: float32)")
+    add("--offload", action="store_true", default=None, help="each part is on the GPU only while it works")
     add("--steps", metavar="N", type=at_least_one, help="denoising steps (default: the model's)")
     add("--guidance", metavar="G", type=float, help="text guidance (default: the model's)")
     add("--image-guidance", metavar="G", type=float, help="image guidance (default: the model's)")

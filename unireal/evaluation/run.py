@@ -124,8 +124,8 @@ def _model(options: argparse.Namespace) -> Model:
     if options.baseline is not None:
         return lookup({"copy": Copy}, options.baseline, "baseline")()
     return load_model(
-        Source(options.model, options.dtype or Source.dtype, options.lora),
-        usable_device("auto"),
+        Source.asked(options),
+        usable_device("auto", options.offload),
         num_inference_steps=options.steps,
         guidance_scale=options.guidance,
         image_guidance_scale=options.image_guidance,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import tyro
 
-from unireal.arguments import Parser, failed, one_line
+from unireal.arguments import Parser, failed, memory_errors, one_line
 from unireal.experiments import EXPERIMENTS, TrainConfig, get_experiment
 from unireal.plugins import add_plugin_argument
 from unireal.training.checkpoint import check_no_run, last_saved
@@ -83,8 +83,9 @@ def _config(experiment: str | None) -> TrainConfig:
 def _train(trainer) -> int:
     logging.basicConfig(format="train.py: %(message)s", level=logging.WARNING)
     try:
-        trainer.train()
-    except ValueError as error:  # the data turned out bad
+        with memory_errors("try a smaller --data.batch-size, --gradient-checkpointing or --precision bf16"):
+            trainer.train()
+    except ValueError as error:  # the data turned out bad, or the batches too large
         return _failed(error, 2)
     except FloatingPointError as error:
         return _failed(error, 1)
