@@ -26,7 +26,7 @@ demo: $(VENV)/.installed
 		--row "depth" examples/room.png $(RUNS)/depth.png
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile
 
 test-browser: $(VENV)/.installed-dev
 	BROWSER_TESTS=1 $(BIN)/python -m pytest -q tests/test_demo_browser.py

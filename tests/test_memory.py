@@ -104,7 +104,7 @@ def test_of_a_gpu_as_well():
         raise RuntimeError("shapes differ")
 
 
-def test_training_tells_it_too(tmp_path, monkeypatch, capfd):
+def test_training_tells_it_too(tmp_path, monkeypatch, capfd, small_training):
     monkeypatch.setattr(Trainer, "_backward", _too_much)
     assert main(["debug", "--output", str(tmp_path / "run")]) == 2
     last = capfd.readouterr().err.splitlines()[-1]
