@@ -87,6 +87,16 @@ class Outcome:
     err: str
 
 
+@pytest.fixture(scope="session")
+def kontext_folder(tmp_path_factory) -> Path:
+    """A tiny FluxKontextPipeline as a folder; tests must not change it."""
+    from test_public_spotedit import flux
+
+    folder = tmp_path_factory.mktemp("public") / "kontext"
+    flux().save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
 @pytest.fixture
 def infer(capfd, monkeypatch, tmp_path, tiny_pipeline_folder):
     """Calls infer.main(arguments) in tmp_path with the debug model; returns status, stdout and stderr."""

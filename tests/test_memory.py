@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from diffusers import DiffusionPipeline
 from PIL import Image
-from test_public_spotedit import flux
 
 import unireal.cli
 from unireal.arguments import memory_errors
@@ -36,13 +33,6 @@ def offloaded(monkeypatch):
     return found
 
 
-@pytest.fixture(scope="module")
-def kontext(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("public") / "kontext"
-    flux().save_pretrained(folder, safe_serialization=True)
-    return folder
-
-
 def _pixels(name: str) -> np.ndarray:
     return np.asarray(Image.open(name))
 
@@ -56,22 +46,22 @@ def test_offloading_gives_the_same_picture(infer, picture, offloaded):
     assert np.array_equal(_pixels("plain.png"), _pixels("kept.png"))
 
 
-def test_public_weights_are_offloaded_too(infer, picture, offloaded, kontext):
+def test_public_weights_are_offloaded_too(infer, picture, offloaded, kontext_folder):
     picture("in.png", (40, 24))
     for name, options in (("plain.png", []), ("kept.png", ["--offload"])):
-        outcome = infer(*_EDIT, name, "--steps", 2, "--accelerate", "spotedit:tau=0", *options, model=kontext)
+        outcome = infer(*_EDIT, name, "--steps", 2, "--accelerate", "spotedit:tau=0", *options, model=kontext_folder)
         assert outcome.status == 0, outcome.err
         assert offloaded == ({"FluxKontextPipeline"} if options else set())
     assert np.array_equal(_pixels("plain.png"), _pixels("kept.png"))
 
 
-def test_evaluation_offloads(offloaded, kontext, tmp_path):
-    asked = ["world", "--model", str(kontext), "--output", str(tmp_path)]
+def test_evaluation_offloads(offloaded, kontext_folder, tmp_path):
+    asked = ["world", "--model", str(kontext_folder), "--output", str(tmp_path)]
     assert not Source.asked(parse(asked)).offload
     source = Source.asked(parse([*asked, "--offload"]))
     load_model(source)
     assert offloaded == {"FluxKontextPipeline"}
-    assert source.settings == Source(str(kontext)).settings  # the same numbers
+    assert source.settings == Source(str(kontext_folder)).settings  # the same numbers
 
 
 @pytest.mark.parametrize("device", [(), ("--device", "cpu")])

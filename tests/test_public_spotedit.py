@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -379,13 +378,6 @@ def test_errors_say_what_to_do(pipelines):
     with pytest.raises(ValueError, match="cosine"), accelerated(pipeline, spot):
         run(pipeline, canvas=torch.zeros(1, 4, 32, 32))  # latents
     pipeline.vae.disable_tiling()
-
-
-@pytest.fixture(scope="module")
-def kontext_folder(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("public") / "kontext"
-    flux().save_pretrained(folder, safe_serialization=True)
-    return folder
 
 
 def test_infer_edits_with_public_weights(infer, picture, kontext_folder):
