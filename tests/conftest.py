@@ -12,9 +12,11 @@ import pytest
 import torch
 from PIL import Image
 
+from unireal import plugins
 from unireal.config import MODELS
 from unireal.model.build import Components, build
 from unireal.pipeline import UniRealPipeline
+from unireal.tasks import TASKS
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 WORDS = ["Make", "make", "the", "red", "circle", "blue", "Segment", "remove", "Fill", "Extend", "hole", "in", "of"]
@@ -50,6 +52,16 @@ def status_of(main: Callable[[list[str]], int], arguments: list[str]) -> int | s
 @pytest.fixture(scope="session", autouse=True)
 def one_thread():
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def plugins_of_one_test(monkeypatch):
+    """A task that a test's plugin registers is unknown to the tests after it."""
+    monkeypatch.setattr(plugins, "_LOADED", {})
+    known = dict(TASKS)
+    yield
+    TASKS.clear()
+    TASKS.update(known)
 
 
 @pytest.fixture
