@@ -10,9 +10,13 @@ from PIL import Image
 
 import unireal.cli
 from unireal.arguments import memory_errors
+from unireal.demo.engine import Engine
+from unireal.evaluation.__main__ import main as evaluation
 from unireal.evaluation.models import Source, load_model
 from unireal.evaluation.options import parse
+from unireal.metadata import Recipe
 from unireal.pipeline import UniRealPipeline
+from unireal.request import Request
 from unireal.training.cli import main
 from unireal.training.trainer import Trainer
 
@@ -99,3 +103,24 @@ def test_training_tells_it_too(tmp_path, monkeypatch, capfd, small_training):
     assert main(["debug", "--output", str(tmp_path / "run")]) == 2
     last = capfd.readouterr().err.splitlines()[-1]
     assert last.startswith("train.py: the memory does not suffice") and "--data.batch-size" in last
+
+
+def test_evaluation_tells_it_too(tiny_pipeline_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(UniRealPipeline, "generate", _too_much)
+    model = ["--model", str(tiny_pipeline_folder), "--output", str(tmp_path / "out")]
+    assert evaluation(["world", *model, "--only", "recolor", "--limit", "1", "--size", "16x16"]) == 2
+    last = capsys.readouterr().err.splitlines()[-1]  # after the progress bar
+    assert last.startswith("error: the memory does not suffice") and "--batch-size" in last
+
+
+def test_the_page_tells_it_too(tiny_pipeline_folder, monkeypatch):
+    monkeypatch.setattr(UniRealPipeline, "__call__", _too_much)
+    engine = Engine(str(tiny_pipeline_folder), "cpu")
+    with pytest.raises(ValueError, match=r"the memory does not suffice .*; ask for a smaller result"):
+        list(engine.run(Recipe(Request("t2i", "red"))))
+    engine.close()
+    monkeypatch.setattr(UniRealPipeline, "to", _too_much)
+    engine = Engine(str(tiny_pipeline_folder), "cpu")
+    with pytest.raises(ValueError, match=r"the memory does not suffice .*; start the page with --dtype"):
+        engine.description()
+    engine.close()

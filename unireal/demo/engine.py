@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from unireal.arguments import usable_device
+from unireal.arguments import memory_errors, usable_device
 from unireal.demo.limits import Limits
 from unireal.metadata import Recipe, model_name, video_comment
 from unireal.notices import collected
@@ -135,7 +135,8 @@ class Engine:
         for library in (diffusers.utils.logging, transformers.utils.logging):
             library.disable_progress_bar()
         device = usable_device(self.device)
-        pipeline = UniRealPipeline.from_pretrained(self.model, dtype=getattr(torch, self.dtype)).to(device)
+        with memory_errors("start the page with --dtype bfloat16 or --device cpu"):
+            pipeline = UniRealPipeline.from_pretrained(self.model, dtype=getattr(torch, self.dtype)).to(device)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
@@ -160,7 +161,7 @@ class Engine:
             self._check_size(frame.role.value, frame.size, max(native))
         watch = _Watch(put, stop, self.limits.seconds, sample)
         arguments = vars(recipe.request) | {"video": None} | recipe.sampling()
-        with collected() as notices:
+        with collected() as notices, memory_errors("ask for a smaller result, fewer frames or fewer variants"):
             if spec.video:
                 assert output is not None
                 self._save_video(pipeline, arguments, clip, output, watch, video_comment(recipe))

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from unireal.arguments import failed, usable_device
+from unireal.arguments import failed, memory_errors, usable_device
 from unireal.evaluation import BENCHMARKS
 from unireal.evaluation.benchmarks import PUBLIC
 from unireal.evaluation.measures.frames import load_frame_encoder
@@ -28,6 +28,8 @@ from unireal.evaluation.models import Source, sampling
 from unireal.evaluation.options import BATCH, COMMANDS, WORLD_LIMIT, overview, parse
 from unireal.evaluation.unfinished import Unfinished
 from unireal.evaluation.world import PICTURED, SIZE
+
+_LESS_MEMORY = "try --offload, --dtype bfloat16 or, where the benchmark reads them, a smaller --batch-size or --size"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,23 +52,22 @@ def _answer(arguments: list[str]) -> int:
         options = parse(arguments)
         if options.threads is not None:
             torch.set_num_threads(options.threads)
-        work = _public(options) if options.benchmark in PUBLIC else _world(options)
+        with memory_errors(_LESS_MEMORY):
+            print(_public(options) if options.benchmark in PUBLIC else _world(options))
     except (ValueError, OSError, ImportError) as error:
         return failed(error)
-    print(work())
     return 0
 
 
-def _public(options: argparse.Namespace) -> Callable[[], str]:
-    """Runs a public benchmark; what is returned only gives its text. Unlike the world's, it may meet bad input until
-    its end, which the caller tells in one line."""
+def _public(options: argparse.Namespace) -> str:
+    """Runs a public benchmark; returns what is printed."""
     from unireal.evaluation.run import run
 
-    text = run(PUBLIC[options.benchmark], options)
-    return lambda: text
+    return run(PUBLIC[options.benchmark], options)
 
 
-def _world(options: argparse.Namespace) -> Callable[[], str]:
+def _world(options: argparse.Namespace) -> str:
+    """Runs the world's benchmark; returns what is printed."""
     if (options.model is None) == (options.baseline is None):
         raise ValueError("what to score is not clear; give either --model or --baseline")
     benchmark = BENCHMARKS[options.benchmark](
@@ -92,15 +93,12 @@ def _world(options: argparse.Namespace) -> Callable[[], str]:
         unfinished = Unfinished(options.output / "unfinished", settings | benchmark.settings)
         run = partial(benchmark.run, generate, unfinished)
 
-    def work() -> str:
-        report = run()
-        report.settings = settings | report.settings
-        paths = report.write(options.output)
-        if unfinished is not None:
-            unfinished.remove()
-        return f"{report.to_markdown()}\nwritten to {', '.join(str(path) for path in paths)}"
-
-    return work
+    report = run()
+    report.settings = settings | report.settings
+    paths = report.write(options.output)
+    if unfinished is not None:
+        unfinished.remove()
+    return f"{report.to_markdown()}\nwritten to {', '.join(str(path) for path in paths)}"
 
 
 def _load(options: argparse.Namespace) -> tuple[Callable[..., Any], dict[str, Any]]:
