@@ -31,6 +31,7 @@ ROOT = Path(__file__).parent.parent
 EXAMPLE = ROOT / "examples" / "new_task"
 STEEP = OptimizerConfig(lr=2e-2, warmup=0, ema=0.5)
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
+LORA = "adapter_model.safetensors"
 
 
 @pytest.fixture
@@ -110,6 +111,21 @@ def test_a_lora_resumes_exactly(finetuning, tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(whole.ema.shadow_params, resumed.ema.shadow_params, strict=True))
 
 
+def test_an_adapter_goes_on_with_another_run(finetuning, tmp_path):
+    first = replace(finetuning, lora=LoraConfig(rank=2, alpha=4.0, targets=("to_q", "proj_out")))
+    train(first, tmp_path / "first")
+    again = replace(finetuning, lora=LoraConfig(start=str(tmp_path / "first/lora")))
+    still = replace(again, optimizer=replace(finetuning.optimizer, lr=0.0))
+    for config, name in ((still, "still"), (again, "again")):
+        train(config, tmp_path / name)
+    before, kept, after = (load_file(tmp_path / name / "lora" / LORA) for name in ("first", "still", "again"))
+    assert before.keys() == kept.keys() == after.keys() and any("proj_out" in name for name in after)
+    assert all(torch.equal(before[name], kept[name]) for name in before)
+    assert all(not torch.equal(before[name], after[name]) for name in before)
+    configs = [json.loads((tmp_path / name / "lora/adapter_config.json").read_text()) for name in ("first", "again")]
+    assert [(c["r"], c["lora_alpha"]) for c in configs] == [(2, 4.0), (2, 4.0)]
+
+
 def test_what_is_trained_goes_on_with_the_model_that_it_began_with(finetuning, tiny_pipeline_folder, tmp_path):
     quiet_pipeline(debug_components(seed=1)).save_pretrained(tmp_path / "other", safe_serialization=True)
     config = replace(finetuning, lora=LoraConfig(rank=2))
@@ -173,6 +189,9 @@ def test_parts_and_an_adapter_make_a_model_that_loads(finetuning, tiny_pipeline_
         ("--lora.rank -1", "lora has rank >= 0"),
         ("--lora.rank 2", "the fresh model 'debug' below it would be lost; give --model a trained one"),
         ("--lora.rank 2 --trainable output --lora.targets to_x", "no layer's name ends in 'to_x'"),
+        ("--lora.start unireal-tiny-128 --lora.rank 2", "lora.start 'unireal-tiny-128' has its own rank, alpha and"),
+        ("--lora.start runs/none --trainable output", "LoRA folder 'runs/none' lacks adapter_config.json"),
+        ("--lora.start unireal-tiny-128 --trainable output", "was made for another model (unireal-tiny)"),
         ("--plugin missing.py", "plugin 'missing.py' is not a file"),
     ],
 )

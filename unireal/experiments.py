@@ -1,6 +1,4 @@
-"""Training runs as values: `python train.py NAME`. A variant is a `replace` of another; every field can be overridden
-on the command line as --section.field VALUE.
-"""
+"""Training runs as values. `python train.py NAME` overrides any of their fields by --section.field VALUE."""
 
 from __future__ import annotations
 
@@ -55,10 +53,18 @@ class LoraConfig:
     """Its update is scaled by alpha / rank; 0 means rank."""
     targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
     """Ends of the names of the layers that it is put on."""
+    start: str = ""
+    """An adapter to go on with, a shipped one or a folder; its rank, alpha and targets are kept."""
 
     def __post_init__(self) -> None:
         if self.rank < 0 or not 0 <= self.alpha < math.inf or not self.targets:
             raise ValueError(f"lora has rank >= 0, alpha >= 0 and at least one of targets, got {self}")
+        if self.start and (self.rank or self.alpha or self.targets != type(self).targets):
+            raise ValueError(f"lora.start {self.start!r} has its own rank, alpha and targets; leave these options out")
+
+    @property
+    def used(self) -> bool:
+        return bool(self.rank or self.start)
 
 
 @dataclass(frozen=True)
@@ -156,12 +162,10 @@ class TrainConfig:
     """1 makes batches ahead in a process of their own, 0 when they are needed."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "accumulation", "log_every", "checkpoint_every", "keep_checkpoints"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("sample_every", "seed"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+        least = dict.fromkeys(("steps", "accumulation", "log_every", "checkpoint_every", "keep_checkpoints"), 1)
+        for name, number in (least | {"sample_every": 0, "seed": 0}).items():
+            if getattr(self, name) < number:
+                raise ValueError(f"{name} must be at least {number}, got {getattr(self, name)}")
         if self.workers not in (0, 1):
             raise ValueError(f"workers is 1, a process that makes batches ahead, or 0, got {self.workers}")
         if not 0 < self.changed_weight < math.inf:
@@ -225,15 +229,12 @@ _FRAMES = DataConfig(
     ),
     batch_size=16,
 )
-_FEW_EDITS = replace(
-    _FRAMES,
-    sources=(Source(_POOL, options={"count": 1000, "recipes": ("recolor", "remove", "add", "move", "replace")}),),
-)
+_EDITS = {"count": 1000, "recipes": ("recolor", "remove", "add", "move", "replace")}
+_FEW_EDITS = replace(_FRAMES, sources=(Source(_POOL, options=_EDITS),))
 _VIDEO_PRIOR = replace(_TINY, data=_FRAMES, stages=(Stage(4000, _FEW_EDITS),))
 _VIDEO_TEACHER = "runs/tiny-video-teacher/model"
 
-# Folders of a user's own records (docs/training.md). UniReal trains on 300M pictures with captions, 23M pairs from
-# videos and 3M expert samples (its table 1), but does not say in which proportion they are drawn.
+# Folders of a user's own records (docs/training.md). UniReal does not say in which proportion its sets are drawn.
 _CAPTIONS = DataConfig(sources=(Source("data/images", 2.0), Source("data/videos")), side=256, batch_size=8)
 _ALL_TASKS = replace(_CAPTIONS, sources=(Source("data/images"), Source("data/pairs", 4.0), Source("data/edits", 2.0)))
 

@@ -20,9 +20,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.distributed.tensor import DTensor
 from transformers import T5EncoderModel
 
-from unireal.experiments import LoraConfig
 from unireal.model.build import Components
-from unireal.model.lora import add_lora
 from unireal.model.transformer import UniRealTransformer
 
 # The others wait while one process saves a model or draws a sheet, and are killed after 10 minutes by default.
@@ -83,12 +81,12 @@ def in_one_piece(shards: Mapping[str, torch.Tensor], kept: bool) -> dict[str, to
     return pieces
 
 
-def rebuilt(components: Components, lora: LoraConfig, tensors: Mapping[str, torch.Tensor]) -> Components:
+def rebuilt(components: Components, tensors: Mapping[str, torch.Tensor]) -> Components:
     """The components in one piece. tensors: by the names of components.trainable's parameters, whole."""
     with torch.device("meta"):
         transformer = UniRealTransformer.from_config(components.transformer.config)
-        if lora.rank:
-            add_lora(transformer, lora.rank, lora.targets, lora.alpha or None)
+        for name, adapter in getattr(components.transformer, "peft_config", {}).items():
+            transformer.add_adapter(adapter, name)
         parts = {"transformer": transformer}
         if components.text_encoder is not None and any(name.startswith("text_encoder.") for name in tensors):
             parts["text_encoder"] = T5EncoderModel(components.text_encoder.config)

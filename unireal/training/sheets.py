@@ -44,7 +44,7 @@ def save_model(components: Components, start: Start, config: TrainConfig, output
 
     The adapter is merged into the model.
     """
-    if config.lora.rank and not config.trainable:
+    if config.lora.used and not config.trainable:
         _replace(output / "lora", lambda folder: save_lora(components.transformer, folder))
     elif components.text_encoder is None:  # what was not loaded is copied
         origin = start.folder
@@ -53,7 +53,7 @@ def save_model(components: Components, start: Start, config: TrainConfig, output
     else:
         pipeline = UniRealPipeline.from_components(components, **start.settings)
         _replace(output / "model", lambda folder: pipeline.save_pretrained(folder, safe_serialization=True))
-    if config.lora.rank and config.trainable:
+    if config.lora.used and config.trainable:
         _replace(output / "lora", lambda folder: save_lora(components.transformer, folder))
 
 

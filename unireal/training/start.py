@@ -46,9 +46,9 @@ def load_start(config: TrainConfig, output: Path) -> Start:
     """
     encoded = _encoded_data(config)
     if config.model in MODELS and not encoded:
-        if config.lora.rank and not config.trainable:
+        if config.lora.used and not config.trainable:
             raise ValueError(
-                f"lora.rank trains an adapter alone, and the fresh model {config.model!r} below it would be lost; give "
+                f"lora trains an adapter alone, and the fresh model {config.model!r} below it would be lost; give "
                 "--model a trained one, such as unireal-tiny"
             )
         trained_at = {key: getattr(MODELS[config.model], key) for key in ("native_size", "asset_scale")}

@@ -258,7 +258,7 @@ class Trainer:
         shards = {n.removeprefix("parts."): p for n, p in self.objective.named_parameters()}
         shards |= zip(self.tensors.parameters, self.ema.shadow_params, strict=True)
         named = in_one_piece(shards, kept=self.accelerator.is_main_process)
-        yield rebuilt(self.components, self.config.lora, named) if self.accelerator.is_main_process else None
+        yield rebuilt(self.components, named) if self.accelerator.is_main_process else None
 
     def _export(self) -> None:
         """Saves output/model, a pipeline folder with the averaged weights, or output/lora, the averaged adapter."""

@@ -8,7 +8,7 @@ import torch
 
 from unireal.experiments import TrainConfig
 from unireal.model.build import Components
-from unireal.model.lora import add_lora
+from unireal.model.lora import add_lora, load_lora
 
 # Parts by name, as regular expressions of parameter names; a transformer's begin with "transformer.".
 PARTS: dict[str, str] = {
@@ -25,9 +25,9 @@ PARTS: dict[str, str] = {
 def choose_trainable(components: Components, config: TrainConfig) -> None:
     """Freezes what the run does not train, and adds its LoRA.
 
-    Raises ValueError for a part that no parameter's name contains, or an adapter that fits no layer.
+    Raises ValueError for a part that no parameter's name contains, or an adapter that fits no layer or is none.
     """
-    if not config.trainable and not config.lora.rank:
+    if not config.trainable and not config.lora.used:
         return
     patterns = [PARTS.get(part, part) for part in config.trainable]
     named = list(components.trainable.named_parameters())
@@ -45,7 +45,10 @@ def choose_trainable(components: Components, config: TrainConfig) -> None:
         chosen += found
     components.trainable.requires_grad_(False)
     torch.manual_seed(config.seed)  # every process starts with the same adapter
-    if config.lora.rank:
+    if config.lora.start:
+        load_lora(components.transformer, config.lora.start)  # frozen, if its file is meant for inference
+        chosen += [weight for name, weight in components.transformer.named_parameters() if "lora_" in name]
+    elif config.lora.rank:
         add_lora(components.transformer, config.lora.rank, config.lora.targets, config.lora.alpha or None)
     for parameter in chosen:
         parameter.requires_grad_(True)
