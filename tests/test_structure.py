@@ -16,10 +16,10 @@ MAX_MODULE, MAX_FUNCTION = 300, 60  # lines
 
 # What a module or package of unireal may import from the rest of it; the order is from the bottom to the top.
 BELOW = {
-    "arguments": (),
+    "notices": (),
+    "arguments": ("notices",),
     "names": (),
     "files": (),
-    "notices": (),
     "plugins": (),
     "sample": (),
     "taxonomy": ("names", "sample"),
@@ -32,10 +32,10 @@ BELOW = {
     "video": ("sample", "tasks", "transforms", "request"),
     "speech": (),
     "conditions": ("names", "speech", "tasks", "transforms", "request"),
-    "model": ("names", "files", "sample", "config", "prompts"),  # prompts: the referring words
+    "model": ("names", "files", "notices", "sample", "config", "prompts"),  # prompts: the referring words
     "metadata": ("files", "data", "request", "model", "video"),
     "diffusion": ("sample", "config", "model"),
-    "acceleration": ("names", "sample", "config", "model", "diffusion"),
+    "acceleration": ("names", "notices", "sample", "config", "model", "diffusion"),
     "finishing": ("sample", "tasks", "transforms", "request"),
     "encoding": ("sample", "prompts", "transforms", "model", "diffusion"),
     "model_card": ("tasks", "model"),
@@ -44,10 +44,10 @@ BELOW = {
         *("sample", "config", "tasks", "prompts", "transforms", "request", "video"),
         *("model", "diffusion", "acceleration", "finishing", "encoding", "loading"),
     ),
-    "jobs": ("arguments",),
+    "jobs": ("notices",),
     "options": ("arguments", "plugins", "sample", "tasks", "conditions", "video", "metadata", "jobs"),
     # weights of others, called as ours are
-    "public": ("tasks", "transforms", "model", "acceleration", "finishing", "pipeline"),
+    "public": ("notices", "tasks", "transforms", "model", "acceleration", "finishing", "pipeline"),
     "experiments": ("names", "config", "data", "diffusion"),
     "cli": (
         *("sample", "config", "tasks", "prompts", "transforms", "request", "conditions", "video", "metadata"),

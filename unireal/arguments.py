@@ -1,4 +1,4 @@
-"""What command lines share: errors in one line, counts, sizes, names, devices and their memory."""
+"""What command lines share: errors, counts, sizes, names, devices and their memory."""
 
 from __future__ import annotations
 
@@ -10,12 +10,9 @@ from contextlib import contextmanager
 from importlib import metadata
 from typing import Any, NoReturn
 
+from unireal.notices import one_line
+
 _PACKAGES = {"cv2": "opencv-python-headless", "cleanfid": "clean-fid", "skimage": "scikit-image"}  # by what is imported
-
-
-def one_line(message: object, limit: int | None = None) -> str:
-    """A text or an error without line breaks; limit: characters at most."""
-    return " ".join(str(message).split())[:limit]
 
 
 def failed(message: object, status: int = 2, start: str = "error") -> int:

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from warnings import filterwarnings
 
-from unireal.arguments import failed, memory_errors, one_line, placed, usable_device
+from unireal.arguments import failed, memory_errors, placed, usable_device
 from unireal.conditions import with_conditions
 from unireal.files import check_writable, numbered, replacing
 from unireal.jobs import run_jobs
 from unireal.metadata import Recipe, check_metadata_output, png_infos, video_comment, with_metadata, with_numbers
-from unireal.notices import collected
+from unireal.notices import collected, one_line
 from unireal.options import listing, make_parser, task_table
 from unireal.tasks import TASKS, TaskSpec, get_task
 from unireal.video.command import open_source, save_video

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from unireal.arguments import one_line
+from unireal.notices import one_line
 
 # A file says what to make; with which model, and which code is run, the command line says.
 _FOR_ALL = ("help", "jobs", "model", "lora", "plugin", "device", "dtype", "offload", "json", "list_tasks",

@@ -1,4 +1,4 @@
-"""What the pipelines tell through logging while they work, for those who show it elsewhere than on a log."""
+"""What is told in one line: errors, and what the pipelines log while they work, for those who show it elsewhere."""
 
 from __future__ import annotations
 
@@ -9,13 +9,18 @@ from contextlib import contextmanager
 SOURCES = ("unireal", "diffusers.pipelines")  # the loggers that speak of what a user asked for
 
 
+def one_line(message: object, limit: int | None = None) -> str:
+    """A text or an error without line breaks; limit: characters at most."""
+    return " ".join(str(message).split())[:limit]
+
+
 class _Collector(logging.Handler):
     def __init__(self, notices: list[str], show: Callable[[str], None]):
         super().__init__(logging.WARNING)
         self._notices, self._show = notices, show
 
     def emit(self, record: logging.LogRecord) -> None:
-        notice = " ".join(record.getMessage().split())
+        notice = one_line(record.getMessage())
         if notice not in self._notices:  # a video may say the same in every window
             self._notices.append(notice)
             self._show(notice)

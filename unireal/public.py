@@ -25,6 +25,7 @@ from unireal.acceleration import Acceleration, accelerations
 from unireal.acceleration.spotedit import SpotEdit, spot_edit
 from unireal.finishing import FEATHER
 from unireal.model.folder import find_model
+from unireal.notices import one_line
 from unireal.pipeline import UniRealPipeline, UniRealPipelineOutput
 from unireal.tasks import TASKS, TaskSpec, get_task
 from unireal.transforms import mask_image, paste_back, resize, threshold
@@ -135,7 +136,7 @@ class PublicPipeline:
         try:
             self.pipeline.load_lora_weights(str(folder), use_safetensors=True)
         except Exception as error:  # the hub's client raises errors of many kinds
-            told = f"adapter {str(folder)!r} cannot be loaded ({' '.join(str(error).split())})"
+            told = f"adapter {str(folder)!r} cannot be loaded ({one_line(error)})"
             raise ValueError(f"{told}; give a folder or hub id of one for a {self.model.pipeline}") from error
 
     def __call__(

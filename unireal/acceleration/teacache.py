@@ -18,6 +18,7 @@ import torch
 from unireal.acceleration.base import Acceleration
 from unireal.acceleration.skipping import Signal, Skipping
 from unireal.diffusion.sampling import Call
+from unireal.notices import one_line
 
 
 def relative_l1(new: torch.Tensor, old: torch.Tensor) -> float:
@@ -33,7 +34,7 @@ def load_polynomial(path: Path) -> tuple[float, ...]:
         return tuple(json.loads(path.read_text())["polynomial"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"teacache: {str(path)!r} holds no polynomial ({' '.join(str(error).split())}); "
+            f"teacache: {str(path)!r} holds no polynomial ({one_line(error)}); "
             "make it with python -m unireal.acceleration.fit_teacache"
         ) from error
 

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from unireal.arguments import one_line
 from unireal.evaluation.benchmarks.sources import find_picture, picture_file
 from unireal.evaluation.benchmarks.videos import video_frames
 from unireal.evaluation.models import Model
 from unireal.evaluation.results import Item, Load, RunFolder, check_texts, save_picture, write_file, write_json
+from unireal.notices import one_line
 from unireal.transforms import load_image
 
 FAILURES = "failures.json"

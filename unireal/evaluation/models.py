@@ -15,10 +15,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from unireal.arguments import one_line, placed
+from unireal.arguments import placed
 from unireal.evaluation.pictures import resize_bicubic
 from unireal.evaluation.results import Item
 from unireal.model.folder import find_model, fingerprint, model_path
+from unireal.notices import one_line
 from unireal.sample import Role
 from unireal.tasks import TASKS
 

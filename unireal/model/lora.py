@@ -25,6 +25,7 @@ from safetensors.torch import load_file, save_file
 from unireal.files import replacing
 from unireal.model.folder import ADAPTER_CONFIG, ADAPTERS, fingerprint, known_as, model_path
 from unireal.model.transformer import UniRealTransformer
+from unireal.notices import one_line
 
 _log = logging.getLogger(__name__)
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")  # what CogVideoX's own LoRAs adapt
@@ -136,4 +137,4 @@ def _add(transformer: UniRealTransformer, config: LoraConfig, name: str) -> None
     try:
         transformer.add_adapter(config, adapter_name=name)
     except ValueError as error:  # peft: no layer fits
-        raise ValueError(f"the LoRA does not fit this model: {' '.join(str(error).split())}") from error
+        raise ValueError(f"the LoRA does not fit this model: {one_line(error)}") from error

@@ -20,10 +20,11 @@ from huggingface_hub import snapshot_download
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, T5EncoderModel
 
-from unireal.arguments import Parser, at_least_one, failed, one_line
+from unireal.arguments import Parser, at_least_one, failed
 from unireal.model.folder import HUB_ID, check_weights
 from unireal.model.text_encoder import add_referring_tokens
 from unireal.model.transformer import UniRealTransformer
+from unireal.notices import one_line
 from unireal.sample import Role
 
 STEPS, GUIDANCE, NATIVE_SIZE = 50, 6.0, (256, 256)  # CogVideoX's own defaults, and UniReal's first training size

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import tyro
 
-from unireal.arguments import Parser, failed, memory_errors, one_line
+from unireal.arguments import Parser, failed, memory_errors
 from unireal.experiments import EXPERIMENTS, TrainConfig, get_experiment
+from unireal.notices import one_line
 from unireal.plugins import add_plugin_argument
 from unireal.training.checkpoint import check_no_run, last_saved
 from unireal.training.run_file import load_run

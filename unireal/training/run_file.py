@@ -25,9 +25,9 @@ from typing import Any
 
 import yaml
 
-from unireal.arguments import one_line
 from unireal.experiments import TrainConfig, get_experiment
 from unireal.names import lookup
+from unireal.notices import one_line
 from unireal.plugins import load_plugin
 
 

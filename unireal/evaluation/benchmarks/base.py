@@ -11,10 +11,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from unireal.arguments import one_line
 from unireal.evaluation.measures.base import Measure
 from unireal.evaluation.results import Item
 from unireal.names import lookup
+from unireal.notices import one_line
 from unireal.taxonomy import CATEGORIES
 
 CLIP_L, CLIP_B = "openai/clip-vit-large-patch14", "openai/clip-vit-base-patch32"

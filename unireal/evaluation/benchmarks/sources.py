@@ -20,6 +20,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageDraw
 
 from unireal.evaluation.results import Load
+from unireal.notices import one_line
 from unireal.transforms import load_image
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -253,13 +254,12 @@ class Table:
 
 @lru_cache(maxsize=64)
 def _parquet(path: Path) -> Any:
-    import pyarrow
-    import pyarrow.parquet as parquet
+    from pyarrow import ArrowInvalid, parquet
 
     try:
         return parquet.ParquetFile(path)
-    except (OSError, pyarrow.ArrowInvalid) as error:
-        raise ValueError(f"{path} cannot be read as Parquet ({' '.join(str(error).split())})") from error
+    except (OSError, ArrowInvalid) as error:
+        raise ValueError(f"{path} cannot be read as Parquet ({one_line(error)})") from error
 
 
 @lru_cache(maxsize=4)

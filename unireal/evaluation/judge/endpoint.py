@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from unireal.arguments import one_line
 from unireal.evaluation.judge.replies import Budget, JudgeError, Reply
+from unireal.notices import one_line
 
 MAX_WAIT = 60.0  # seconds between two tries, whatever the server asks for
 LIMIT, NEW_LIMIT, TEMPERATURE = "max_tokens", "max_completion_tokens", "temperature"

@@ -13,10 +13,10 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from unireal.arguments import one_line
 from unireal.evaluation.backbones import as_tensor
 from unireal.evaluation.measures.base import Metric, PerItem, Scores
 from unireal.evaluation.pictures import Case, Picture
+from unireal.notices import one_line
 
 BRUSHBENCH_CEILING = 1000.0  # PSNR of equal regions in its script
 

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from PIL import Image
 
-from unireal.arguments import one_line
 from unireal.evaluation.measures.base import Metric, Networked
 from unireal.evaluation.pictures import Case
+from unireal.notices import one_line
 
 
 def dreamsim_measure(model: tuple[Any, Any], reference: str, device: str = "cpu") -> Networked:

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from unireal.arguments import one_line, usable_device
+from unireal.arguments import usable_device
 from unireal.evaluation.results import COPY, MODEL, ItemResult, RunFolder, SummaryRow
+from unireal.notices import one_line
 
 NAMES = ("fid", "kid")
 _RESOLUTION = "299x299 by clean-fid"
