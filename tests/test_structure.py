@@ -66,7 +66,7 @@ WORLD_USERS = (
 # Command lines, and what they share with benchmarks, that lie beside what they are about but need the whole pipeline.
 TOOLS = (
     *("unireal.acceleration.fit_teacache", "unireal.acceleration.measure"),
-    *("unireal.data.precompute", "unireal.model.video_prior"),
+    *("unireal.data.precompute", "unireal.model.video_prior", "unireal.model.vocabulary"),
 )
 
 SOURCES = sorted(path for folder in ("unireal", "data_builders") for path in (ROOT / folder).rglob("*.py"))
