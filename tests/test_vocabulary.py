@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import torch
 
 from unireal.cli import main as infer
 from unireal.model.vocabulary import main
 from unireal.pipeline import UniRealPipeline
+from unireal.training.cli import main as train
 
 OLD, NEW = "Make the red circle blue.", "Make the red circle happy."
 
@@ -63,3 +66,18 @@ def test_an_output_that_exists_is_kept(tiny_pipeline_folder, tmp_path, capsys):
     (tmp_path / "mine.txt").write_text("here")
     assert main(["--model", str(tiny_pipeline_folder), "--words", "happy", "--output", str(tmp_path)]) == 2
     assert "exists already" in capsys.readouterr().err and (tmp_path / "mine.txt").read_text() == "here"
+
+
+def test_a_training_tells_of_words_that_are_spelled(tiny_pipeline_folder, tmp_path, caplog, small_training):
+    """The debug size's tokenizer knows hardly any of the world's words."""
+
+    def told(model) -> str:
+        assert train(["debug", "--model", str(model), "--output", str(tmp_path / "run"), "--steps", "1"]) == 0
+        return next(line for line in reversed(caplog.messages) if "spells letter by letter" in line)
+
+    before = told(tiny_pipeline_folder)
+    word = before.split("reads: ")[1].split()[0]
+    shutil.rmtree(tmp_path / "run")
+    assert main(["--model", str(tiny_pipeline_folder), "--words", word, "--output", str(tmp_path / "new")]) == 0
+    now = told(tmp_path / "new")
+    assert f" {word} " not in now and "python -m unireal.model.vocabulary" in now

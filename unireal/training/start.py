@@ -22,6 +22,7 @@ from unireal.prompts import join
 from unireal.training.checkpoint import complete_checkpoints, read_state
 
 _VOCABULARY_SAMPLES = 4000
+_CHECKED_SAMPLES = 500  # for words that a model does not know
 _KEPT = ("native_size", "asset_scale", "default_steps", "default_guidance", "default_image_guidance")
 
 
@@ -124,12 +125,28 @@ def _known_words(output: Path) -> list[str]:
 
 def vocabulary(config: TrainConfig) -> list[str]:
     """The words of the first samples of the run's data, for a text encoder that is trained from nothing."""
+    words = _words(config, _VOCABULARY_SAMPLES)
+    return sorted(words | {w.capitalize() for w in words} | {w.lower() for w in words})
+
+
+def spelled_words(config: TrainConfig, start: Start) -> list[str]:
+    """Words of the run's first samples that the small text encoder of a model spells letter by letter; it hardly reads
+    them. None for large ones, which read pieces of words, and for precomputed texts."""
+    tokenizer = start.components.tokenizer
+    if start.folder is None or tokenizer is None or start.components.transformer.config.pad_text:
+        return []
+    words = _words(config, min(_VOCABULARY_SAMPLES, _CHECKED_SAMPLES))
+    return sorted(word for word in words if len(tokenizer.tokenize(word)) > max(len(word), 2))
+
+
+def _words(config: TrainConfig, count: int) -> set[str]:
+    """Of so many samples, the same number of each stage."""
     words: set[str] = set()
     for stage in config.course:
         mixture = Mixture(stage.data.sources, stage.data.seed, bad_share=stage.data.bad_share)
-        for sample in islice(mixture, _VOCABULARY_SAMPLES // len(config.course)):
+        for sample in islice(mixture, count // len(config.course)):
             text = join(sample.context, sample.instruction)
             words.update(
                 w for w in "".join(c if c.isalnum() else " " for c in text).split() if not w.startswith(("IMG", "RES"))
             )
-    return sorted(words | {w.capitalize() for w in words} | {w.lower() for w in words})
+    return words

@@ -31,7 +31,7 @@ from unireal.training.optimizers import learning_rate_factor, make_optimizers
 from unireal.training.precision import bf16_is_slow, slowdown_of_bf16
 from unireal.training.sharding import in_one_piece, is_sharded, make_accelerator, rebuilt, whole
 from unireal.training.sheets import averaged, save_model, save_sheet
-from unireal.training.start import fresh_vae_fingerprint, load_start, untrained_fingerprint
+from unireal.training.start import fresh_vae_fingerprint, load_start, spelled_words, untrained_fingerprint
 from unireal.training.tuning import choose_trainable
 
 TIME_BINS = 5
@@ -119,9 +119,8 @@ class Trainer:
         longer finite, ValueError if too much of the data is bad, and OSError if a checkpoint cannot be written.
         """
         config, accelerator = self.config, self.accelerator
-        if config.precision == "bf16" and accelerator.is_main_process and bf16_is_slow(accelerator.device):
-            told = "bf16 takes this CPU %.0f times as long as float32, for lack of instructions; give --precision no"
-            _log.warning(told, slowdown_of_bf16())
+        if accelerator.is_main_process:
+            self._warn()
         accelerator.init_trackers("logs")
         history: list[float] = []
         data: Iterator[tuple[Batch, list[dict[str, Any]]]] = iter(())
@@ -205,6 +204,15 @@ class Trainer:
             self._losses[f"loss by task/{task}"].append(loss)
             low = min(int(time_ * TIME_BINS), TIME_BINS - 1) / TIME_BINS
             self._losses[f"loss by time/{low:.1f}"].append(loss)
+
+    def _warn(self) -> None:
+        """Of what would make the run slow, or its texts hard to read."""
+        if self.config.precision == "bf16" and bf16_is_slow(self.accelerator.device):
+            told = "bf16 takes this CPU %.0f times as long as float32, for lack of instructions; give --precision no"
+            _log.warning(told, slowdown_of_bf16())
+        if words := spelled_words(self.config, self.start):
+            told = "the text encoder spells letter by letter, and so hardly reads: %s; give it these words before"
+            _log.warning(f"{told} (python -m unireal.model.vocabulary)", " ".join(words[:20]))
 
     def _log(self, bar: tqdm, waiting: float, lanes: list[dict[str, Any]]) -> None:
         sums = {
