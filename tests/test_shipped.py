@@ -17,8 +17,10 @@ from data_builders.world.render import decode_depth
 from data_builders.world.stream import TEST_SEEDS
 from unireal.evaluation.metrics import abs_rel
 from unireal.evaluation.models import weights_of
+from unireal.experiments import get_experiment
 from unireal.model.folder import ADAPTERS, SHIPPED
 from unireal.pipeline import UniRealPipeline
+from unireal.training.start import Start, spelled_words
 
 ROOT = Path(__file__).parent.parent
 TINY, LARGER = SHIPPED["unireal-tiny"], ADAPTERS["unireal-tiny-128"]
@@ -100,3 +102,10 @@ def test_the_readmes_tables_are_up_to_date():
         [sys.executable, "docs/update_readme.py", "--check"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_it_has_a_token_for_every_word_that_it_was_trained_on(pipeline):
+    """Words that are spelled letter by letter are hardly read: see unireal.model.vocabulary."""
+    config = get_experiment("tiny")
+    start = Start(pipeline.as_components(), {}, TINY)
+    assert spelled_words(config, start) == []
