@@ -41,6 +41,8 @@ def make_accelerator(precision: str, accumulation: int, output: Path) -> Acceler
     )
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if launched > accelerator.num_processes:  # each would believe to be alone, and write into the same folder
+        if torch.distributed.is_initialized():  # one that ends while another still connects would crash it
+            torch.distributed.barrier()
         told = f"{launched} processes were launched, but there is no GPU over which they would know of one another"
         raise ValueError(f"{told}; set ACCELERATE_USE_CPU=true to train on CPUs")
     state = accelerator.state
