@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -86,14 +85,11 @@ def _world(options: argparse.Namespace) -> str:
     options.output.mkdir(parents=True, exist_ok=True)
     unfinished = None
     if options.baseline is not None:
-        benchmark.baseline(options.baseline)
-        run, settings = partial(benchmark.run_baseline, options.baseline), {"baseline": options.baseline}
+        report, settings = benchmark.run_baseline(options.baseline), {"baseline": options.baseline}
     else:
         generate, settings = _load(options)
         unfinished = Unfinished(options.output / "unfinished", settings | benchmark.settings)
-        run = partial(benchmark.run, generate, unfinished)
-
-    report = run()
+        report = benchmark.run(generate, unfinished)
     report.settings = settings | report.settings
     paths = report.write(options.output)
     if unfinished is not None:

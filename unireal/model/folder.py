@@ -48,6 +48,12 @@ def known_as(folder: Path) -> str:
     return "/".join(parts[-2:] if parts[-1] == "model" else parts[-1:])  # what a run leaves is RUN/model
 
 
+def check_new_folder(output: Path) -> None:
+    """Before a model is written there. Raises ValueError if something is there already."""
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ValueError(f"output {str(output)!r} exists already; give another --output")
+
+
 def check_model_folder(path: Path) -> None:
     """Raises ValueError if a pipeline folder lacks files, or its weights are damaged or would have to be unpickled."""
     index = path / "model_index.json"

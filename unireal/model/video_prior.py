@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer, T5EncoderModel
 
 from unireal.arguments import Parser, at_least_one, failed
-from unireal.model.folder import HUB_ID, check_weights
+from unireal.model.folder import HUB_ID, check_new_folder, check_weights
 from unireal.model.text_encoder import add_referring_tokens
 from unireal.model.transformer import UniRealTransformer
 from unireal.notices import one_line
@@ -137,8 +137,7 @@ def convert(source: str | Path, output: Path, dtype: torch.dtype | None = None, 
     """
     from unireal.pipeline import UniRealPipeline  # above this layer: only the folder's format is needed
 
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise ValueError(f"output {str(output)!r} exists already; give another --output")
+    check_new_folder(output)
     root = _locate(source, ("transformer", "scheduler", "text_encoder", "tokenizer", "vae"))
     for part in ("text_encoder", "vae"):
         check_weights(root / part)

@@ -19,7 +19,7 @@ from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerBase, T5EncoderModel
 
 from unireal.arguments import Parser, failed, seed
-from unireal.model.folder import find_model
+from unireal.model.folder import check_new_folder, find_model
 
 
 @torch.no_grad()
@@ -75,8 +75,7 @@ def extend(model: str, words: Sequence[str], output: Path, seed: int = 0) -> lis
     from unireal.loading import stored_types  # above this layer: only the folder's format is needed
     from unireal.pipeline import UniRealPipeline
 
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise ValueError(f"output {str(output)!r} exists already; give another --output")
+    check_new_folder(output)
     folder = find_model(model)
     pipeline = UniRealPipeline.from_pretrained(folder, dtype=stored_types(folder))
     new = add_words(pipeline.tokenizer, pipeline.text_encoder, words, seed)
